@@ -1,0 +1,41 @@
+"""Every model the suite knows by name, and any config.json: one lookup for all commands."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from v3bench.baselines.config import DenseConfig
+from v3bench.model_ref.config import Config, override, read_json
+from v3bench.model_ref.errors import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent
+AnyConfig = Config | DenseConfig
+
+
+@cache
+def presets() -> dict[str, Path]:
+    """Preset name -> its config.json."""
+    folders = (ROOT / "model_ref" / "presets", ROOT / "baselines" / "presets")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
+
+
+def load(model: str, overrides: dict[str, Any] | None = None) -> tuple[str, AnyConfig]:
+    """(name, config) of a preset, a config.json or a checkpoint folder. Raises BadInput."""
+    path = presets().get(model)
+    name = model
+    if path is None:
+        path = Path(model)
+        if path.is_dir():
+            path = path / "config.json"
+        if not path.exists():
+            raise BadInput(f"no preset and no file {model!r}", right=f"a config.json or one of {', '.join(presets())}")
+        name = path.parent.name if path.name == "config.json" else path.stem
+    raw = override(read_json(path), overrides or {}, str(path))
+    kind = raw.get("model_type")
+    for cls in (Config, DenseConfig):
+        if kind in cls.MODEL_TYPES:
+            return name, cls.from_dict(raw, where=str(path))
+    right = " or ".join(Config.MODEL_TYPES + DenseConfig.MODEL_TYPES)
+    raise BadInput(f"model_type {kind!r} is not understood", where=str(path), right=right)
