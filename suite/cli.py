@@ -1,0 +1,202 @@
+"""The command ``v3bench``: parse arguments, call one function, print. The one place that prints.
+
+Standard output carries the result (with ``--json`` one JSON object and nothing else), standard error the
+progress and the errors. Exit status: 0 done; 1 a claim's check errored; 2 wrong usage or bad input, in one
+line; 3 cut short, and what was measured is kept. Nothing here imports torch, pandas or jinja before a
+command needs it, so that ``--help`` and ``model`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from v3bench.model_ref.errors import BadInput
+
+PROFILES = ("smoke", "quick", "standard", "full")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors in one line: what, where, what would be right."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message, where=self.prog, right=f"see {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; tests freeze its list of flags."""
+    top = Parser(
+        prog="v3bench",
+        description="Do the numbers published for DeepSeek-V3 hold, and what do they become on your hardware, for your model?",
+    )
+    top.add_argument("--version", action="store_true", help="print the version")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, handler: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(handler=handler)
+        return sub
+
+    run = command("run", run_command, "run benchmarks into a run folder, print the ledger and write report.html")
+    run.add_argument("--profile", choices=PROFILES, default="quick", help="how much to run (default: quick)")
+    run.add_argument("--only", metavar="AREA,...", help="only these areas")
+    run.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
+    run.add_argument("--out", metavar="DIR", help="run folder to write (default: a new one under runs/)")
+    run.add_argument("--resume", action="store_true", help="go on in --out, skipping what it already holds")
+    run.add_argument("--checkpoint", metavar="DIR", help="a released checkpoint to measure with, where a case wants one")
+
+    report = command("report", report_command, "write the HTML report of one or more run folders")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
+    report.add_argument("-o", dest="output", metavar="FILE.html", help="default: report.html in the first run folder")
+
+    claims = command("claims", claims_command, "print the ledger: every published number with its verdict")
+    claims.add_argument("run", nargs="?", metavar="RUN", help="a run folder whose measurements count as evidence")
+    claims.add_argument("--json", action="store_true", help="one JSON object")
+
+    model = command("model", model_command, "parameters, KV bytes and GFLOPs per token of any model")
+    model.add_argument("model", metavar="PRESET|config.json|CHECKPOINT_DIR", help="a preset's name or a path")
+    model.add_argument("--seq-len", type=int, default=4096, metavar="N", help="sequence length or context (default: 4096)")
+    model.add_argument("--count", action="store_true", help="count the real modules too, operator by operator")
+    model.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a config key first; may be repeated")
+    model.add_argument("--json", action="store_true", help="one JSON object")
+
+    doctor = command("doctor", doctor_command, "say what this machine can run, and what it will skip and why")
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
+    return top
+
+
+def run_command(args: argparse.Namespace) -> int:
+    from v3bench.suite import runner
+    from v3bench.suite.run_folder import load_run
+
+    only = tuple(args.only.split(",")) if args.only else ()
+    folder, status = runner.run(
+        profile=args.profile, only=only, device=args.device, out=args.out, resume=args.resume,
+        checkpoint=args.checkpoint, say=say,
+    )  # fmt: skip
+    run = load_run(folder)
+    errored = print_ledger([run])
+    print(f"report: {write_report([run], folder / 'report.html')}")
+    return status or errored
+
+
+def report_command(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from v3bench.suite.run_folder import load_run
+
+    runs = [load_run(Path(path)) for path in args.runs]
+    output = Path(args.output) if args.output else Path(args.runs[0]) / "report.html"
+    print(f"report: {write_report(runs, output)}")
+    return 0
+
+
+def claims_command(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from v3bench.suite.run_folder import load_run
+
+    runs = [load_run(Path(args.run))] if args.run else []
+    if not args.json:
+        return print_ledger(runs)
+    judged = judge(runs)
+    print_json({"claims": [row.as_json() for row in judged]})
+    return int(any(row.errored for row in judged))
+
+
+def model_command(args: argparse.Namespace) -> int:
+    from v3bench.suite import accounting, models
+
+    if args.seq_len < 1:
+        raise BadInput(f"--seq-len is {args.seq_len}", where="v3bench model", right="a positive number of tokens")
+    name, config = models.load(args.model, dict(map(assignment, args.set)))
+    described = accounting.describe(name, config, seq_len=args.seq_len, count=args.count)
+    if args.json:
+        print_json(described)
+    else:
+        print(accounting.text_table(described))
+    return 0
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    from v3bench.suite import doctor
+
+    found = doctor.report()
+    if args.json:
+        print_json(found)
+    else:
+        print("\n".join(doctor.text(found)))
+    return 0
+
+
+def judge(runs: Sequence[Any]) -> Any:
+    """Every claim of the ledger judged on these runs' measurements."""
+    from v3bench.suite.ledger import claims, verdict
+
+    return verdict.judge(claims.load(), [m for run in runs for m in run.measurements])
+
+
+def print_ledger(runs: Sequence[Any]) -> int:
+    """Print the ledger as a table; 1 if a claim's check errored."""
+    from v3bench.suite.ledger import text
+
+    judged = judge(runs)
+    print("\n".join(text.lines(judged)))
+    return int(any(row.errored for row in judged))
+
+
+def write_report(runs: Sequence[Any], output: Any) -> Any:
+    """Render and write the HTML report; returns its path."""
+    from v3bench.suite.report import page
+
+    page.write(output, page.render(runs, judge(runs)))
+    return output
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE`` with VALUE as JSON where it is JSON, else as text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise BadInput(f"--set {text!r} is no assignment", right="KEY=VALUE, for example num_hidden_layers=32")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say(message: str) -> None:
+    """One line of progress or warning, at once."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    try:
+        args = parser().parse_args(argv)
+        if args.version:
+            from v3bench import __version__
+
+            print(f"v3bench {__version__}")
+            return 0
+        if args.command is None:
+            raise BadInput("no command is given", where="v3bench", right="run, report, claims, model or doctor")
+        status: int = args.handler(args)
+        sys.stdout.flush()
+        return status
+    except BadInput as error:
+        say(f"v3bench: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("v3bench: interrupted")
+        return 3
+    except BrokenPipeError:  # the reader of our output has gone: nothing to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
