@@ -74,6 +74,7 @@ class ModelConfig:
     vocab_size: int
     max_position_embeddings: int
     rms_norm_eps: float
+    initializer_range: float
     rope_theta: float
     rope_scaling: RopeScaling | None
     attention_bias: bool
