@@ -118,7 +118,7 @@ def model_command(args: argparse.Namespace) -> int:
     if args.json:
         print_json(described)
     else:
-        print(accounting.text_table(described))
+        print(accounting.text_table(described, config))
     return 0
 
 
