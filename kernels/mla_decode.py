@@ -1,0 +1,41 @@
+"""Attention of MLA in its absorbed form: all heads read one latent per token (V2 paper, section 2.1.2).
+
+    reference    the definition
+    mla_decode   launcher
+
+B batch  S new tokens (1, or a few when drafts are verified)  L cached tokens, the new ones included
+H heads  C latent width  R decoupled key width
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from v3bench.kernels.attention import visible
+from v3bench.kernels.operation import operation
+
+
+def reference(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengths: Tensor | None = None) -> Tensor:
+    """q (B, S, H, C+R), latents (B, L, C+R) -> (B, S, H, C), with C = value_dim.
+
+    A latent is key (all of it) and value (its first C channels) at once. Query s is token
+    lengths[b] - S + s of its row and sees the tokens up to itself; without ``lengths``, L for every row.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = torch.einsum("bshw,blw->bhsl", q, latents).to(wide) * scale
+    seen = visible(q.shape[1], latents.shape[1], causal=True, window=None, lengths=lengths, device=q.device)
+    weights = scores.masked_fill(~seen[:, None], float("-inf")).softmax(dim=-1)
+    return torch.einsum("bhsl,blc->bshc", weights.to(q.dtype), latents[..., :value_dim])
+
+
+@operation
+def mla_decode(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengths: Tensor | None = None) -> Tensor:
+    """As ``reference``."""
+    (B, S, H, W), L = q.shape, latents.shape[1]
+    scores = torch.bmm(q.reshape(B, S * H, W), latents.transpose(1, 2)).mul_(scale)  # (B, SH, L)
+    if S > 1 or lengths is not None:
+        seen = visible(S, L, causal=True, window=None, lengths=lengths, device=q.device)
+        scores = scores.view(B, S, H, L).masked_fill(~seen[:, :, None], float("-inf")).view(B, S * H, L)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weights = scores.softmax(dim=-1, dtype=wide).to(q.dtype)
+    return torch.bmm(weights, latents[..., :value_dim]).view(B, S, H, value_dim)

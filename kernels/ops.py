@@ -1,0 +1,55 @@
+"""Sets of implementations: which function computes each operation is a value, given to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from v3bench.kernels import attention, block_quant, grouped_gemm, mla_decode, norm, rotate, route, swiglu
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One function per operation; the module of the same name has its definition and shapes."""
+
+    name: str
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    rotate: Callable[..., Tensor]
+    attention: Callable[..., Tensor]
+    mla_decode: Callable[..., Tensor]
+    swiglu: Callable[[Tensor], Tensor]
+    grouped_gemm: Callable[[Tensor, Tensor, Tensor], Tensor]
+    route: Callable[[Tensor, Tensor | None, route.Plan], route.Routing]
+    dequantize: Callable[..., Tensor]
+
+
+TORCH = Ops(
+    "torch",
+    rms_norm=norm.rms_norm,
+    rotate=rotate.rotate,
+    attention=attention.attention,
+    mla_decode=mla_decode.mla_decode,
+    swiglu=swiglu.swiglu,
+    grouped_gemm=grouped_gemm.grouped_gemm,
+    route=route.route,
+    dequantize=block_quant.dequantize,
+)
+
+REFERENCE = Ops(
+    "reference",
+    rms_norm=norm.reference,
+    rotate=rotate.reference,
+    attention=attention.reference,
+    mla_decode=mla_decode.reference,
+    swiglu=swiglu.reference,
+    grouped_gemm=grouped_gemm.reference,
+    route=route.reference,
+    dequantize=block_quant.reference,
+)
+
+
+def best_for(device: torch.device | str) -> Ops:
+    """The fastest set that runs on the device."""
+    return TORCH

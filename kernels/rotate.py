@@ -1,0 +1,34 @@
+"""Rotary position embedding: each pair of channels is turned by an angle that grows with the position.
+
+    reference   the definition, in sines and cosines
+    rotate      launcher: the same as one complex multiplication
+
+``turns`` (..., R/2) holds exp(i * position * frequency), complex; model_ref/rope.py makes it. DeepSeek's
+weights keep the pairs side by side, (x0, x1), (x2, x3), ...; Llama's and Qwen's keep the halves apart,
+(x0, x[R/2]), (x1, x[R/2+1]), ...
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def reference(x: Tensor, turns: Tensor, *, interleaved: bool = True) -> Tensor:
+    """x (..., R) and turns (..., R/2), broadcast against each other -> (..., R), pairs where they were."""
+    cos, sin = turns.real, turns.imag
+    wide = x.to(cos.dtype)
+    first, second = (wide[..., 0::2], wide[..., 1::2]) if interleaved else wide.chunk(2, dim=-1)
+    turned = first * cos - second * sin, second * cos + first * sin
+    joined = torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+    return joined.to(x.dtype)
+
+
+def rotate(x: Tensor, turns: Tensor, *, interleaved: bool = True) -> Tensor:
+    """As ``reference``."""
+    wide = x.to(turns.real.dtype)
+    if not interleaved:
+        turned = torch.complex(*wide.chunk(2, dim=-1)) * turns
+        return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)

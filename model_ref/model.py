@@ -1,0 +1,194 @@
+"""DeepSeek-V3 and V2: the whole model (V3 report, section 2).
+
+B batch  S positions  D hidden_size  W vocab_size
+Released checkpoints name the parameters differently; checkpoint_table.py maps the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from v3bench.kernels.ops import TORCH, Ops
+from v3bench.kernels.route import Routing
+from v3bench.model_ref.block import Block
+from v3bench.model_ref.cache import Cache
+from v3bench.model_ref.config import Config
+from v3bench.model_ref.errors import BadInput
+from v3bench.model_ref.moe import MoE, balance_loss, expert_loads, update_bias
+from v3bench.model_ref.mtp import MTP, mtp_loss
+from v3bench.model_ref.norm import RMSNorm
+from v3bench.model_ref.rope import Rope
+
+
+class Loss(NamedTuple):
+    """Scalars, total = main + mtp_weight * mtp + balance_weight * balance; loads int64 (MoE blocks, E), MTP's last."""
+
+    total: Tensor
+    main: Tensor
+    mtp: Tensor
+    balance: Tensor
+    loads: Tensor
+
+
+class Model(nn.Module):
+    """input_ids (B, S) int64 -> logits (B, S, W).
+
+    On a real device the parameters are initialised at once (``reset_parameters``); on "meta" nothing is, so that 671B
+    parameters take no time and no memory.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        ops: Ops = TORCH,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        mtp: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config, self.ops = config, ops
+        D, W, dense = config.hidden_size, config.vocab_size, config.first_k_dense_replace
+        modules = config.num_nextn_predict_layers if mtp else 0
+        self.embed = nn.Embedding(W, D, device=device, dtype=dtype)
+        self.layers = nn.ModuleList(
+            Block(config, ops, sparse=i >= dense, device=device, dtype=dtype) for i in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(D, config.rms_norm_eps, ops, device=device, dtype=dtype)
+        tied = config.tie_word_embeddings
+        self.head = None if tied else nn.Linear(D, W, bias=False, device=device, dtype=dtype)
+        self.mtp = nn.ModuleList(MTP(config, ops, device=device, dtype=dtype) for _ in range(modules))
+        self.rope = Rope(config, config.qk_rope_head_dim)
+        if self.embed.weight.device.type != "meta":
+            self.reset_parameters()
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits of every position, (B, S, W)."""
+        return self.logits(self.hidden(input_ids))
+
+    def hidden(self, input_ids: Tensor, routings: list[Routing] | None = None) -> Tensor:
+        """States after the final norm, (B, S, D); ``routings`` collects what each MoE layer decided."""
+        return self.run(input_ids, None, routings)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """h (B, S, D) after a final norm -> (B, S, W)."""
+        return F.linear(h, self.embed.weight if self.head is None else self.head.weight)
+
+    def run(self, input_ids: Tensor, cache: Cache | None, routings: list[Routing] | None = None) -> Tensor:
+        """All blocks over the new tokens and, with a cache, the tokens in it: states after the final norm (B, S, D)."""
+        h = self.embed(input_ids)  # (B, S, D)
+        turns = self.turns(h, cache)
+        for i, layer in enumerate(self.layers):
+            h = layer(h, turns, cache, i, routings)
+        if cache is not None:
+            cache.advance(input_ids.shape[1])
+        return self.norm(h)
+
+    def turns(self, h: Tensor, cache: Cache | None) -> Tensor:
+        """RoPE's turns of the new tokens h (B, S, D): (S, R/2), or (B, S, R/2) where rows stand at different positions.
+
+        Makes room for them in the cache.
+        """
+        S = h.shape[1]
+        if cache is None:
+            return self.rope.run(0, S, h)
+        cache.reserve(S)
+        if cache.uniform:
+            return self.rope.run(cache.longest, S, h)
+        positions = cache.lengths[:, None] + torch.arange(S, device=h.device)
+        return self.rope.at(positions, cache.longest + S, h)
+
+    def new_cache(self, batch: int, capacity: int, *, grows: bool = True) -> Cache:
+        """An empty cache of the main model's layers, (C+R) per token and layer."""
+        return self.latent_cache(len(self.layers), batch, capacity, grows)
+
+    def new_mtp_cache(self, batch: int, capacity: int, *, grows: bool = True) -> Cache:
+        """An empty cache with one layer per MTP module."""
+        return self.latent_cache(len(self.mtp), batch, capacity, grows)
+
+    def latent_cache(self, layers: int, batch: int, capacity: int, grows: bool) -> Cache:
+        """An empty cache, (batch, capacity, C+R) per layer."""
+        width = self.config.kv_lora_rank + self.config.qk_rope_head_dim
+        like = self.embed.weight
+        return Cache(layers, batch, capacity, (width,), device=like.device, dtype=like.dtype, grows=grows)
+
+    def prefill(
+        self, input_ids: Tensor, *, lengths: Tensor | Sequence[int] | None = None, capacity: int | None = None
+    ) -> tuple[Tensor, Cache]:
+        """Logits (B, S, W) and the filled cache.
+
+        Rows shorter than S are padded on the right, with any token, and give their own ``lengths`` (B).
+        """
+        B, S = input_ids.shape
+        cache = self.new_cache(B, capacity or S)
+        logits = self.logits(self.run(input_ids, cache))
+        if lengths is not None:
+            cache.truncate(lengths)
+        return logits, cache
+
+    def decode(self, ids: Tensor, cache: Cache) -> Tensor:
+        """ids (B, n), the next n tokens of every row -> logits (B, n, W); the cache grows by n in place."""
+        if ids.ndim != 2 or ids.shape[0] != cache.batch:
+            raise BadInput(f"ids of shape {tuple(ids.shape)}", where="decode", right=f"({cache.batch}, n)")
+        return self.logits(self.run(ids, cache))
+
+    def loss(self, input_ids: Tensor, *, mtp_weight: float = 1.0, balance_weight: float | None = None) -> Loss:
+        """Training loss on input_ids (B, T+1): next token, further tokens (eq. 25), balance (eq. 17).
+
+        ``mtp_weight`` is the paper's lambda, ``balance_weight`` its alpha (default: the config's aux_loss_alpha).
+        """
+        config = self.config
+        B, T = input_ids.shape[0], input_ids.shape[1] - 1
+        if len(self.mtp) >= T:
+            raise BadInput(f"{T + 1} tokens", where="loss", right=f"at least {len(self.mtp) + 2}")
+        routings: list[Routing] = []
+        h = self.hidden(input_ids[:, :T], routings)
+        main = F.cross_entropy(self.logits(h).flatten(0, 1), input_ids[:, 1:].flatten())
+        further = mtp_loss([self.logits(h_k) for h_k in self.further(h, input_ids, routings)], input_ids)
+        plans = [block.gate.plan for block in self.moe_blocks()]
+        balances = [
+            balance_loss(routing, plan, B, per_sequence=config.seq_aux)
+            for routing, plan in zip(routings, plans, strict=True)
+        ]
+        balance = torch.stack(balances).sum() if balances else torch.zeros_like(main)
+        alpha = config.aux_loss_alpha if balance_weight is None else balance_weight
+        loads = [expert_loads(routing.index, config.n_routed_experts) for routing in routings]
+        none = torch.zeros(0, config.n_routed_experts, dtype=torch.int64, device=h.device)
+        total = main + mtp_weight * further + alpha * balance
+        return Loss(total, main, further, balance, torch.stack(loads) if loads else none)
+
+    def further(self, h: Tensor, input_ids: Tensor, routings: list[Routing] | None = None) -> Iterator[Tensor]:
+        """States of MTP depth k = 1, 2, ...: (B, T-k, D) from h (B, T, D) and input_ids (B, T+1)."""
+        T = input_ids.shape[1] - 1
+        for k, module in enumerate(self.mtp, start=1):
+            e = self.embed(input_ids[:, k:T])  # (B, T-k, D)
+            h = module(h[:, : T - k], e, self.rope.run(0, T - k, e), routings=routings)
+            yield h
+
+    def moe_blocks(self) -> list[MoE]:
+        """Every DeepSeekMoE, in the order of ``Loss.loads``: the layers', then the MTP modules'."""
+        return [module for module in self.modules() if isinstance(module, MoE)]
+
+    def update_biases(self, loads: Tensor, speed: float) -> None:
+        """One step of auxiliary-loss-free balancing; ``loads`` as in Loss, ``speed`` the paper's gamma."""
+        for block, load in zip(self.moe_blocks(), loads, strict=True):
+            if block.gate.e_score_correction_bias is not None:
+                update_bias(block.gate.e_score_correction_bias, load, speed)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Matrices normal with std config.initializer_range, norms one, biases zero."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif parameter.ndim == 1:
+                parameter.zero_()
+            else:
+                parameter.normal_(std=self.config.initializer_range, generator=generator)
+        for block in self.moe_blocks():
+            if block.gate.e_score_correction_bias is not None:
+                block.gate.e_score_correction_bias.zero_()
