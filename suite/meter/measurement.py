@@ -21,39 +21,51 @@ Basis = Literal["published", "formula", "counted", "measured", "modelled"]
 Scale = Literal["full", "slice", "proxy"]
 Clock = Literal["device-hot", "device-cold", "host", "none"]
 Status = Literal["ok", "skipped", "failed"]
-CHOICES = {"area": AREAS, "basis": get_args(Basis), "scale": get_args(Scale), "clock": get_args(Clock), "status": get_args(Status)}
+CHOICES = {
+    "area": AREAS,
+    "basis": get_args(Basis),
+    "scale": get_args(Scale),
+    "clock": get_args(Clock),
+    "status": get_args(Status),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One metric of one subject in one case: samples when it worked, a reason when it did not."""
 
-    area: str                   # one of AREAS
-    subject: str                # a preset, or "kernels.<op>"
-    impl: str                   # Ops.name, "transformers", "formula", ...
-    case: str                   # a name in cases.toml
-    case_version: int           # raised when the case's meaning changes
-    metric: str                 # a name in metrics.toml: unit and direction
+    area: str  # one of AREAS
+    subject: str  # a preset, or "kernels.<op>"
+    impl: str  # Ops.name, "transformers", "formula", ...
+    case: str  # a name in cases.toml
+    case_version: int  # raised when the case's meaning changes
+    metric: str  # a name in metrics.toml: unit and direction
     basis: Basis
     scale: Scale
-    convention: str = ""        # where the number depends on one: "causal", "bf16", ...
-    precision: str = ""         # arithmetic: "float32", "bfloat16", ...
-    device: str = ""            # torch's device type: "cpu", "cuda"
+    convention: str = ""  # where the number depends on one: "causal", "bf16", ...
+    precision: str = ""  # arithmetic: "float32", "bfloat16", ...
+    device: str = ""  # torch's device type: "cpu", "cuda"
     clock: Clock = "none"
-    launch: str = ""            # id of the process that measured it
+    launch: str = ""  # id of the process that measured it
     samples: tuple[float, ...] = ()
     status: Status = "ok"
-    why: str = ""               # reason of a skip or failure
+    why: str = ""  # reason of a skip or failure
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise BadInput(f"{name} is {getattr(self, name)!r}", where="measurement", right=f"one of {', '.join(allowed)}")
+                raise BadInput(
+                    f"{name} is {getattr(self, name)!r}", where="measurement", right=f"one of {', '.join(allowed)}"
+                )
         if (self.status == "ok") != bool(self.samples):
-            raise BadInput("samples are present if and only if status is ok", where=f"measurement {self.case}/{self.metric}")
+            raise BadInput(
+                "samples are present if and only if status is ok", where=f"measurement {self.case}/{self.metric}"
+            )
         if (self.status != "ok") != bool(self.why):
-            raise BadInput("a reason is given if and only if status is not ok", where=f"measurement {self.case}/{self.metric}")
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in self.samples):
+            raise BadInput(
+                "a reason is given if and only if status is not ok", where=f"measurement {self.case}/{self.metric}"
+            )
+        if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in self.samples):
             raise BadInput("a sample is not a finite number", where=f"measurement {self.case}/{self.metric}")
 
     def line(self) -> str:
@@ -72,6 +84,7 @@ class Measurement:
         for name in names - {"samples", "case_version"}:
             if not isinstance(raw[name], str):
                 raise BadInput(f"{name} is {raw[name]!r}", where=where, right="text")
-        if not isinstance(raw["samples"], list) or not isinstance(raw["case_version"], int):
+        version = raw["case_version"]
+        if not isinstance(raw["samples"], list) or isinstance(version, bool) or not isinstance(version, int):
             raise BadInput("samples or case_version has the wrong type", where=where)
         return cls(**{**raw, "samples": tuple(raw["samples"])})

@@ -1,0 +1,47 @@
+"""Progress in words: which area and case, which of how many, how long it took and about how long is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Progress:
+    """Says one line per case as it begins, and one per skip or failure."""
+
+    def __init__(
+        self, items: Sequence[Any], say: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.order = list(dict.fromkeys(name(item) for item in items))
+        self.say, self.now = say, now
+        self.started = now()
+        self.current = ""
+        self.count = 0
+
+    def begin(self, item: Any) -> None:
+        """Call when an item starts; the items of one case follow each other."""
+        if name(item) == self.current:
+            return
+        self.current = name(item)
+        elapsed, done, self.count = self.now() - self.started, self.count, self.count + 1
+        # Cases differ, so the rest is only estimated once some are done.
+        left = f", about {minutes(elapsed / done * (len(self.order) - done))} left" if done >= 2 else ""
+        self.say(f"[{self.count}/{len(self.order)}] {self.current} ({minutes(elapsed)} so far{left})")
+
+    def note(self, text: str) -> None:
+        """Say what became of the current case."""
+        self.say(f"    {text}")
+
+
+def name(item: Any) -> str:
+    """ "area case" of a benchmark item; any other test by its own name."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if "case" not in params:
+        return str(item.name)
+    return f"{item.module.__name__.rpartition('bench_')[2]} {params['case']}"
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,41 @@
+"""How much of a published model a measurement covers: full, slice or proxy. Granted here, claimed nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cache
+
+from v3bench.suite import models
+from v3bench.suite.meter.measurement import Scale
+from v3bench.suite.models import AnyConfig
+
+# The presets that are released models; the others are of our making or inferred from prose.
+PUBLISHED = (
+    "deepseek-v3", "deepseek-v2", "deepseek-v2-lite",
+    "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "qwen2.5-7b", "qwen2.5-72b",
+)  # fmt: skip
+# What a slice may have less of than the model it is cut from; every dimension of a layer stays.
+DEPTH = {"num_hidden_layers", "first_k_dense_replace", "num_nextn_predict_layers", "windowed_from"}
+
+
+def granted(config: AnyConfig) -> Scale:
+    """ "full" is a released model's shapes and depth; "slice" has fewer layers; all else is "proxy"."""
+    scales = {against(config, models.load(name)[1]) for name in PUBLISHED}
+    return "full" if "full" in scales else "slice" if "slice" in scales else "proxy"
+
+
+def against(config: AnyConfig, published: AnyConfig) -> Scale:
+    """The scale of a config beside one released model."""
+    if type(config) is not type(published):
+        return "proxy"
+    differing = {f.name for f in fields(config) if getattr(config, f.name) != getattr(published, f.name)}
+    if not differing:
+        return "full"
+    fewer = all(getattr(config, name) <= getattr(published, name) for name in differing & DEPTH)
+    return "slice" if differing <= DEPTH and fewer else "proxy"
+
+
+@cache
+def of_preset(name: str) -> Scale:
+    """The scale of a preset; "proxy" for a subject that is none."""
+    return granted(models.load(name)[1]) if name in models.presets() else "proxy"

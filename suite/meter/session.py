@@ -1,0 +1,104 @@
+"""What the plug-in keeps through one pytest session: the plan, the records so far, what was measured together."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+from v3bench.suite.ledger.cases import PROFILES, Case
+from v3bench.suite.meter.clock import Replay
+from v3bench.suite.meter.measurement import AREAS, Measurement
+from v3bench.suite.run_folder import BENCHMARK, RunFolder
+
+PLAN = "v3bench_plan"
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a session is to run: v3bench run makes one; plain pytest gets one from its options."""
+
+    profile: str
+    device: str
+    cases: Mapping[str, Case]
+    areas: tuple[str, ...] = AREAS
+    facts: dict[str, Any] = field(default_factory=dict)
+    folder: RunFolder | None = None
+    launch: str = "pytest"
+    resume: bool = False
+    checkpoint: str | None = None
+    say: Callable[[str], None] = lambda line: None
+    session: Session | None = None  # the plug-in's, once pytest has started
+
+    __name__: ClassVar[str] = PLAN  # under which pytest's plug-in manager finds it
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise pytest.UsageError(f"unknown profile {self.profile!r}; expected one of {', '.join(PROFILES)}")
+
+
+class Session:
+    """The state of one session. Records go to the run folder when there is one, and are kept here."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.replay = Replay()
+        self.records: list[Measurement] = []
+        self.gates: dict[str, str | None] = {}  # case -> why its check failed, None: passed
+        self.times: dict[str, dict[str, tuple[float, ...]]] = {}  # case -> series -> samples taken together
+        self.spoiled: dict[str, tuple[str, str]] = {}  # case -> (skipped or failed, why)
+        self.cut_short = ""  # why the session cannot go on
+        self.tracebacks: list[str] = []
+        self.benchmarks: dict[str, Any] = read_benchmark(plan.folder)
+        self.started = time.monotonic()
+
+    def stored(self, case: Case, series: str) -> list[Measurement]:
+        """What the run folder already holds of one series, on this device."""
+        if self.plan.folder is None or not self.plan.resume:
+            return []
+        subject, _, impl = series.partition("/")
+        wanted = (case.name, case.version, case.metric, subject, impl, self.plan.device)
+        return [
+            m for m in self.plan.folder.found
+            if m.status == "ok" and (m.case, m.case_version, m.metric, m.subject, m.impl, m.device) == wanted
+        ]  # fmt: skip
+
+    def keep(self, *records: Measurement) -> None:
+        """Put records on disk. Ends the session when the disk takes no more."""
+        self.records.extend(records)
+        if self.plan.folder is None or not records:
+            return
+        try:
+            self.plan.folder.append(*records)
+        except OSError as error:
+            names = ", ".join(sorted({f"{m.case} ({m.subject})" for m in records}))
+            self.cut_short = f"{self.plan.folder.path}: cannot be written ({error.strerror}); all but {names} is kept"
+            pytest.exit(self.cut_short, returncode=3)
+
+    def keep_benchmark(self, entry: Mapping[str, Any] | None) -> None:
+        """Put one session's pytest-benchmark JSON into benchmark.json, its entries over those of the same name."""
+        if self.plan.folder is None or entry is None:
+            return
+        merged = {b["fullname"]: b for b in self.benchmarks.get("benchmarks", [])} | {
+            b["fullname"]: b for b in entry["benchmarks"]
+        }
+        self.benchmarks = {**entry, "benchmarks": list(merged.values())}
+        try:
+            self.plan.folder.write(BENCHMARK, self.benchmarks)
+        except OSError as error:
+            self.cut_short = (
+                f"{self.plan.folder.path}: cannot be written ({error.strerror}); the measurements so far are kept"
+            )
+            pytest.exit(self.cut_short, returncode=3)
+
+
+def read_benchmark(folder: RunFolder | None) -> dict[str, Any]:
+    """benchmark.json as it is, or nothing: it can be made again from the measurements."""
+    try:
+        read = json.loads((folder.path / BENCHMARK).read_text(encoding="utf-8")) if folder else {}
+        return read if isinstance(read.get("benchmarks"), list) else {}
+    except (OSError, ValueError, AttributeError):
+        return {}

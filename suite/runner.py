@@ -1,0 +1,219 @@
+"""v3bench run: the benchmarks of a profile, through pytest, into a run folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from v3bench.model_ref.errors import BadInput
+from v3bench.suite.ledger import cases as case_table
+from v3bench.suite.ledger.cases import PROFILES
+from v3bench.suite.meter import machine
+from v3bench.suite.meter.measurement import AREAS
+from v3bench.suite.run_folder import RunFolder, write_whole
+
+if TYPE_CHECKING:
+    from v3bench.suite.meter.session import Plan
+
+BENCH = Path(__file__).parent / "bench"
+LOG = "pytest.log"
+DONE, FAILED, CUT_SHORT = 0, 1, 3
+
+
+def run(
+    *,
+    profile: str = "quick",
+    only: Sequence[str] = (),
+    device: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    checkpoint: str | Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    bench: Path = BENCH,
+    cases: Path = case_table.PATH,
+    facts: Callable[[str], dict[str, Any]] = machine.describe,
+) -> tuple[Path, int]:
+    """Run the benchmarks of a profile into a run folder; (the folder, exit status).
+
+    0: all went well; 1: a benchmark or its correctness check failed; 3: cut short by a signal or a full disk, what
+    was measured is kept. ``say`` gets one line at a time. An existing folder is gone on in as a new segment; with
+    ``resume``, what it holds is not measured again. ``bench``, ``cases`` and ``facts`` are the benchmarks, their
+    table, and who describes the machine. Raises BadInput before anything is measured.
+    """
+    from v3bench.suite.meter.session import Plan
+
+    areas = chosen_areas(profile, only)
+    device = chosen_device(device)
+    if checkpoint is not None and not (Path(checkpoint) / "config.json").is_file():
+        raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
+    table = case_table.load(cases)
+    described = facts(device)
+    versions = {case.name: case.version for case in table.values()}
+    folder = RunFolder.open(chosen_folder(out, device, profile, resume), described, versions)
+    try:
+        for message in folder.messages:
+            say(message)
+        plan = Plan(
+            profile=profile,
+            device=device,
+            cases=table,
+            areas=areas,
+            facts=described,
+            folder=folder,
+            launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
+            resume=resume,
+            checkpoint=str(checkpoint) if checkpoint else None,
+            say=say,
+        )
+        segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}
+        folder.start({"command": command_line(profile, only, device, resume, checkpoint), **segment})
+        say(f"run folder: {folder.path}")
+        status = measure(plan, bench)
+        try:
+            folder.finish(now(), status)
+        except OSError as error:
+            say(f"{folder.path}: run.json cannot be written ({error.strerror}); the measurements so far are kept")
+            status = CUT_SHORT
+        return folder.path, status
+    finally:
+        folder.close()
+
+
+def measure(plan: Plan, bench: Path) -> int:
+    """Run pytest on the benchmark files of the plan's areas; the exit status."""
+    import pytest
+    from v3bench.suite.meter import plugin
+
+    files = {area: bench / f"bench_{area}.py" for area in plan.areas}
+    if missing := [area for area, path in files.items() if not path.is_file()]:
+        plan.say(f"no benchmark yet: {', '.join(missing)}")
+    present = [str(path) for path in files.values() if path.is_file()]
+    if not present:
+        return DONE
+    began = time.monotonic()
+    # Nothing of the user's own pytest settings, plug-ins or conftests may change what is measured.
+    arguments = ["-c", os.devnull, "--rootdir", str(bench.parent.parent), "--import-mode=importlib"]
+    arguments += ["-o", "python_files=bench_*.py", "-p", "pytest_benchmark.plugin", "-p", plugin.__name__]
+    arguments += ["-p", "no:cacheprovider", "-p", "no:terminal"]
+    with signals_interrupt(), environment(PYTEST_ADDOPTS=None, PYTEST_PLUGINS=None, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"):
+        code = pytest.main([*arguments, *present], plugins=[plan])
+    session = plan.session
+    if session is None:
+        raise BadInput("pytest could not start; its message stands above", where=str(bench))
+    if session.tracebacks:
+        with suppress(OSError):
+            write_whole(plan.folder.path / LOG, "\n".join(session.tracebacks))
+            plan.say(f"tracebacks: {plan.folder.path / LOG}")
+    counts = {status: sum(m.status == status for m in session.records) for status in ("ok", "skipped", "failed")}
+    took = f"{time.monotonic() - began:.0f} s"
+    plan.say(f"{counts['ok']} measured, {counts['skipped']} skipped, {counts['failed']} failed, {took}")
+    if code == pytest.ExitCode.INTERRUPTED or session.cut_short:
+        goes_on = f"v3bench run --resume --out {plan.folder.path} goes on"
+        plan.say(session.cut_short or f"cut short; what was measured is kept; {goes_on}")
+        return CUT_SHORT
+    return DONE if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else FAILED
+
+
+def chosen_areas(profile: str, only: Sequence[str]) -> tuple[str, ...]:
+    """The areas to run, in the order of the list. Raises BadInput."""
+    if profile not in PROFILES:
+        raise BadInput(f"unknown profile {profile!r}", where="--profile", right=f"one of {', '.join(PROFILES)}")
+    if unknown := [area for area in only if area not in AREAS]:
+        raise BadInput(f"unknown area {unknown[0]!r}", where="--only", right=f"one of {', '.join(AREAS)}")
+    return tuple(area for area in AREAS if not only or area in only)
+
+
+def chosen_device(device: str | None) -> str:
+    """The device to run on. Raises BadInput where there is none such."""
+    if device not in (None, "cpu", "cuda"):
+        raise BadInput(f"unknown device {device!r}", where="--device", right="cpu or cuda")
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    present = torch.cuda.is_available()
+    if device == "cuda" and not present:
+        raise BadInput(
+            "torch sees no CUDA device", where="--device cuda", right="--device cpu, or a machine with a GPU"
+        )
+    return "cuda" if present else "cpu"
+
+
+def chosen_folder(out: str | Path | None, device: str, profile: str, resume: bool) -> Path:
+    """The run folder: ``out``, or runs/<date>-<device>-<profile> with a number where that is taken. Raises BadInput."""
+    if out is not None:
+        if resume and not Path(out, "run.json").is_file():
+            raise BadInput("holds no run to go on with", where=str(out), right="an existing run folder, or no --resume")
+        return Path(out)
+    if resume:
+        earlier = sorted(Path("runs").glob(f"*-{device}-{profile}*/run.json"), key=lambda path: path.stat().st_mtime)
+        if not earlier:
+            raise BadInput(
+                f"runs/ holds no {profile} run on {device}", where="--resume", right="--out DIR, or no --resume"
+            )
+        return earlier[-1].parent
+    stem = Path("runs", f"{datetime.now():%Y-%m-%d}-{device}-{profile}")
+    path, n = stem, 1
+    while path.exists():
+        n += 1
+        path = stem.with_name(f"{stem.name}-{n}")
+    return path
+
+
+def command_line(profile: str, only: Sequence[str], device: str, resume: bool, checkpoint: str | Path | None) -> str:
+    """The command of a segment, without the paths of this machine."""
+    words = ["v3bench", "run", "--profile", profile, "--device", device]
+    words += ["--only", ",".join(only)] if only else []
+    words += ["--resume"] if resume else []
+    words += ["--checkpoint", Path(checkpoint).name] if checkpoint else []
+    return " ".join(words)
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does; only the main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Environment variables set, or unset, for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    put(values)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def put(values: dict[str, str | None]) -> None:
+    """Set each variable, or unset it for None."""
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
