@@ -111,12 +111,12 @@ def number(name: str, value: Any, where: str, *, least: float | None = None) -> 
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadInput(f"{name} is {shown(value)}", where=where, right=right)
     try:
-        value = float(value)
+        real = float(value)
     except OverflowError as error:
         raise BadInput(f"{name} is beyond the range of a float", where=where, right=right) from error
-    if not math.isfinite(value) or value < (least or 0.0) or (least is None and value == 0.0):
-        raise BadInput(f"{name} is {value!r}", where=where, right=right)
-    return value
+    if not math.isfinite(real) or real < (least or 0.0) or (least is None and real == 0.0):
+        raise BadInput(f"{name} is {real!r}", where=where, right=right)
+    return real
 
 
 def check_type(name: str, value: Any, annotation: str, where: str) -> Any:
