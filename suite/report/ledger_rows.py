@@ -1,0 +1,226 @@
+"""The judged ledger as rows to be laid out: words, numbers and derivations as text, nothing left to work out.
+
+``ledger_frame`` is the same ledger as a pandas frame, for tables and for the README.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from v3bench.suite.ledger import workings
+from v3bench.suite.ledger.claims import Claim
+from v3bench.suite.ledger.workings import Value, Worked
+from v3bench.suite.ledger.evidence import Row
+from v3bench.suite.ledger.sources import MEANING
+from v3bench.suite.ledger.units import from_si
+from v3bench.suite.ledger.verdict import Judged
+from v3bench.suite.meter.measurement import AREAS
+from v3bench.suite.report.display import TIMES, number
+from v3bench.suite.report.tables import Column, Table
+
+
+@dataclass(frozen=True)
+class Word:
+    """A verdict's word: the shape and the tone it is shown in, and what it means."""
+
+    key: str
+    word: str
+    tone: str
+    meaning: str
+
+
+# From the strongest evidence to none; the shapes fill up as the evidence gets closer to the real thing.
+WORDS = (
+    Word("reproduced", "reproduced", "agree", "measured at full size or a full-size slice; agrees"),
+    Word("counted", "counted", "agree", "counted on the real modules; agrees"),
+    Word("recomputed", "recomputed", "agree", "our own arithmetic agrees; nothing was run"),
+    Word("proxy", "proxy agrees", "agree", "measured on a small model of the same architecture, not on the full one"),
+    Word("model", "consistent with the model", "agree", "follows from assumptions that a measurement could refute"),
+    Word("deviates", "deviates", "deviate", "our value lies outside what was published"),
+    Word("ambiguous", "ambiguous", "doubt", "our evidence lies on both sides of the published value"),
+    Word("untested", "not tested", "none", "nothing here can decide it yet; the row says what it needs"),
+)
+BY_WORD = {word.word: word for word in WORDS}
+BASES = ("formula", "counted", "measured", "modelled")
+TESTS = {
+    "equal": "equals the printed figure, rounded or cut off to its digits",
+    "within": "lies within the tolerance of the published value",
+    "about": "lies within the tolerance of a value the source gives only roughly",
+    "between": "lies in the published range",
+    "below": "lies below the published value",
+    "above": "lies above the published value",
+    "order": "is of the published order of magnitude, within a factor of the square root of ten",
+}
+
+
+def word_of(judged: Judged) -> Word:
+    """The verdict's word, without what an untested claim needs."""
+    return BY_WORD["not tested" if judged.outcome == "untested" else judged.verdict]
+
+
+def deciding(judged: Judged) -> tuple[Row, ...]:
+    """The evidence that decided, as the verdict's rule picks it; none for an untested claim."""
+    if judged.outcome == "untested":
+        return ()
+    decides = judged.claim.decides
+    rows = [
+        row for row in judged.evidence
+        if row.basis == decides.basis and decides.convention in ("", row.convention)
+        and not row.remembered and judged.claim.id not in row.leans_on
+    ]  # fmt: skip
+    best = min((row.scale for row in rows), key=("full", "slice", "proxy").index)
+    return tuple(row for row in rows if row.scale == best)
+
+
+def amount(value: float, unit: str, digits: int = 6) -> str:
+    """A value with its unit: '70,272 B', '43.73%', '7.344 x'."""
+    shown = number(value, digits)
+    if unit in ("", "1"):
+        return shown
+    return f"{shown}%" if unit == "%" else f"{shown}\u00a0{TIMES if unit == 'x' else unit}"
+
+
+def span(row: Row) -> str:
+    """A row's interval, or nothing."""
+    return f"{number(row.interval[0], 6)} to {number(row.interval[1], 6)}" if row.interval else ""
+
+
+def found_text(rows: Sequence[Row]) -> str:
+    """The deciding values in short: one, or the least and the greatest of several."""
+    values = sorted({row.value for row in rows})
+    if not values:
+        return ""
+    unit = rows[0].unit
+    return amount(values[0], unit) if len(values) == 1 else f"{number(values[0], 4)} to {amount(values[-1], unit, 4)}"
+
+
+def derivation_view(worked: Worked, used: set[str]) -> dict[str, Any]:
+    """A derivation step by step: inputs with source and status, each step's formula with the numbers put in."""
+    derivation = worked.derivation
+    label = derivation.variants[worked.variant].label if worked.variant else ""
+    return {
+        "title": f"{derivation.title} ({label})" if label else derivation.title,
+        "basis": derivation.basis,
+        "status": derivation.status,
+        "note": derivation.note,
+        "inputs": [
+            {"name": name, "value": amount(from_si(given.quantity.value, given.unit), given.unit, 8),
+             "source": given.source, "status": status_of(given)}
+            for name, given in worked.inputs.items()
+        ],
+        "steps": [
+            {"name": step.name, "expression": step.expression, "filled": "" if step.filled == step.expression else step.filled,
+             "result": amount(step.shown, step.value.unit, 8), "used": step.name in used}
+            for step in worked.steps.values()
+        ],
+    }  # fmt: skip
+
+
+def status_of(given: Value) -> str:
+    return "memory" if given.remembered else "inference" if given.inferred else "confirmed"
+
+
+def derivation_views(judged: Judged) -> list[dict[str, Any]]:
+    """Each derivation behind a claim once, with the steps that stand as evidence marked."""
+    used: dict[tuple[str, str], set[str]] = {}
+    worked: dict[tuple[str, str], Worked] = {}
+    for row in judged.evidence:
+        if row.worked:
+            key = (row.worked.derivation.name, row.worked.variant)
+            worked[key] = row.worked
+            used.setdefault(key, set()).add(row.origin.rpartition(".")[2])
+    return [derivation_view(worked[key], used[key]) for key in worked]
+
+
+def sensitivity_table(judged: Judged) -> Table | None:
+    """What the deciding step becomes from other inputs, when its derivation has variants."""
+    for row in judged.evidence:
+        if row.worked and row.worked.derivation.variants and not row.worked.variant:
+            step = row.origin.rpartition(".")[2]
+            rows = workings.sensitivity(row.worked.derivation.name, step)
+            frame = pd.DataFrame([{"label": label, "value": amount(value, unit)} for label, value, unit in rows])
+            columns = (Column("label", "Inputs"), Column("value", step, True))
+            return Table("The same step from other inputs", columns, frame)
+    return None
+
+
+def commands(judged: Judged) -> list[str]:
+    """What to type to get this row again."""
+    models = dict.fromkeys(row.worked.model for row in judged.evidence if row.worked and row.worked.model)
+    found = [f"v3bench model {model}" for model in models]
+    if judged.claim.decides.basis in ("counted", "measured"):
+        found += [f"v3bench run --only {judged.claim.area} --out RUN", "v3bench claims RUN --json"]
+    else:
+        found.append("v3bench claims --json")
+    return found
+
+
+def row_view(judged: Judged) -> dict[str, Any]:
+    """Everything one ledger row shows, as text."""
+    claim, rows = judged.claim, deciding(judged)
+    word = word_of(judged)
+    return {
+        "id": claim.id, "statement": claim.statement, "word": word, "outcome": judged.outcome,
+        "needs": judged.verdict.removeprefix("not tested (").removesuffix(")") if word.key == "untested" else "",
+        "printed": claim.published.printed, "found": found_text(rows),
+        "basis": claim.decides.basis, "scale": rows[0].scale if rows else claim.decides.scale,
+        "inferred": any(row.inferred for row in rows), "why": judged.why, "errors": judged.errors,
+        "source": claim.source.line(), "source_status": claim.source.status, "status_meaning": MEANING[claim.source.status],
+        "test": claim.test, "test_meaning": TESTS[claim.test], "tested_as": tested_as(claim),
+        "tolerance": "" if claim.tolerance is None else f"\u00b1 {number(claim.tolerance * 100, 3)}%",
+        "tolerance_why": claim.tolerance_why, "convention": claim.decides.convention, "note": claim.note,
+        "evidence": [evidence_view(row, row in rows) for row in judged.evidence],
+        "derivations": derivation_views(judged), "sensitivity": sensitivity_table(judged), "commands": commands(judged),
+    }  # fmt: skip
+
+
+def tested_as(claim: Claim) -> str:
+    """The number that is tested, where a phrase or a range was printed."""
+    tested, unit = claim.published.number, claim.published.unit
+    return f"{number(tested[0], 6)} to {amount(tested[1], unit)}" if isinstance(tested, tuple) else amount(tested, unit)
+
+
+def evidence_view(row: Row, decides: bool) -> dict[str, Any]:
+    return {
+        "basis": row.basis, "scale": row.scale, "convention": row.convention, "value": amount(row.value, row.unit),
+        "interval": span(row), "device": row.device, "origin": row.origin, "decides": decides,
+        "marks": [m for m, there in (("from memory", row.remembered), ("inference", row.inferred)) if there],
+    }  # fmt: skip
+
+
+def ledger_frame(judged: Sequence[Judged]) -> pd.DataFrame:
+    """One row per claim: id, area, statement, published, found, basis, scale, verdict, outcome, source, why."""
+    names = ("id", "statement", "printed", "found", "basis", "scale", "outcome", "source", "why")
+    rows = []
+    for one in judged:
+        view = row_view(one)
+        rows.append(
+            {name: view[name] for name in names}
+            | {"area": one.claim.area, "verdict": one.verdict, "word": view["word"].word}
+        )
+    return pd.DataFrame(rows, columns=[*names, "area", "verdict", "word"])
+
+
+def tally(judged: Sequence[Judged]) -> list[tuple[Word, int]]:
+    """How many claims have each verdict, none left out."""
+    counts = Counter(word_of(one).key for one in judged)
+    return [(word, counts[word.key]) for word in WORDS]
+
+
+def tally_table(judged: Sequence[Judged]) -> Table:
+    """Claims by area and verdict."""
+    counts = Counter((one.claim.area, word_of(one).key) for one in judged)
+    areas = [area for area in AREAS if any(one.claim.area == area for one in judged)]
+    rows = [{"area": area, **{word.key: counts[area, word.key] for word in WORDS}} for area in areas]
+    frame = pd.DataFrame(rows, columns=["area", *(word.key for word in WORDS)])
+    frame["all"] = frame[[word.key for word in WORDS]].sum(axis=1)
+    columns = (
+        Column("area", "Area"),
+        *(Column(word.key, word.word, True) for word in WORDS),
+        Column("all", "All", True),
+    )
+    return Table("Claims by area and verdict", columns, frame)

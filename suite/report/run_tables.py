@@ -1,0 +1,127 @@
+"""Tables of one or more runs: what was measured, what was not and why, and on what machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from v3bench.suite.meter.machine import device_name
+from v3bench.suite.meter.measurement import AREAS
+from v3bench.suite.report.display import metric_unit, number, plain
+from v3bench.suite.report.frames import measurements_frame, series_frame, untaken_frame
+from v3bench.suite.report.tables import Column, Table
+from v3bench.suite.run_folder import Run, revision
+
+
+def in_metric(key: str) -> Column:
+    """A column of SI values of many metrics, each shown in its metric's own unit."""
+    return Column(f"{key}_shown", {"median": "Median", "q1": "q1", "q3": "q3"}[key], True)
+
+
+def shown_in_units(series: pd.DataFrame) -> pd.DataFrame:
+    """The frame with text columns ``median_shown``, ``q1_shown``, ``q3_shown`` and ``unit``."""
+    units = {metric: metric_unit(metric) for metric in series["metric"].unique()}
+    shown = series.assign(unit=[units[metric][0] for metric in series["metric"]])
+    factors = series["metric"].map({metric: factor for metric, (_, factor) in units.items()})
+    for key in ("median", "q1", "q3"):
+        values = (series[key] * factors).astype(float) if len(series) else series[key]
+        shown[f"{key}_shown"] = [number(value, 4) for value in values]
+    return shown
+
+
+def measured_tables(runs: Sequence[Run], records: pd.DataFrame | None = None) -> list[Table]:
+    """One table per area that has values: median with quartiles, rounds, basis, scale, device, clock."""
+    records = measurements_frame(runs) if records is None else records
+    series = series_frame(runs, records)
+    of_run = (Column("run", "Run", True, lambda value: number(value + 1)),) if len(runs) > 1 else ()
+    columns = (
+        Column("subject", "Subject"), Column("case", "Case"), Column("impl", "Implementation"), Column("metric", "Metric"),
+        in_metric("median"), in_metric("q1"), in_metric("q3"), Column("unit", "Unit"), Column("rounds", "Rounds", True),
+        Column("basis", "Basis"), Column("scale", "Scale"), Column("convention", "Convention"), Column("precision", "Precision"),
+        Column("device", "Device"), Column("clock", "Clock"), Column("launches", "Launches", True), *of_run,
+    )  # fmt: skip
+    tables = []
+    for area in (area for area in AREAS if area in set(series["area"])):
+        of_area = series[series["area"] == area]
+        if len(of_area) > Table.limit:
+            tables.append(Table(area, columns, shown_in_units(of_area.head(Table.limit)), total=len(of_area)))
+        else:
+            tables.append(Table(area, columns, shown_in_units(of_area)))
+    return tables
+
+
+def untaken_table(records: pd.DataFrame) -> Table:
+    """What was skipped or failed, and why."""
+    columns = (
+        Column("area", "Area"), Column("status", "Status"), Column("why", "Reason"), Column("records", "Records", True),
+        Column("subjects", "Subjects"), Column("cases", "Cases"),
+    )  # fmt: skip
+    return Table("Skipped and failed", columns, untaken_frame(records))
+
+
+def environment_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per fact of run.json, one column per run."""
+    return pd.DataFrame([facts(run.info) for run in runs]).T.rename_axis("fact").reset_index()
+
+
+def facts(info: dict[str, Any]) -> dict[str, str]:
+    """run.json as named lines of text: code, machine, packages, then what was run."""
+    found = {
+        "Code": revision(info),
+        "Device": f"{info['device']}: {device_name(info)}",
+        "CPU": f"{info['cpu']['model']}, {info['cpu']['cores']} cores, {gigabytes(info['cpu']['memory_bytes'])}",
+    }
+    for i, gpu in enumerate(info["gpus"]):
+        found[f"GPU {i}"] = f"{gpu['name']}, {gigabytes(gpu['memory_bytes'])}, compute capability {gpu['capability']}"
+    if not info["gpus"]:
+        found["GPU"] = "none"
+    found |= {"Driver": plain(info["driver"]), "Platform": info["platform"], "Python": info["python"]}
+    found |= dict(sorted(info["packages"].items()))
+    found["Lock, sha256"] = plain(info["lock_sha256"])
+    return found
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def environment_table(runs: Sequence[Run]) -> Table:
+    columns = (
+        Column("fact", "Fact"),
+        *(Column(i, f"Run {i + 1}" if len(runs) > 1 else "Value") for i in range(len(runs))),
+    )
+    return Table("Code, machine and packages", columns, environment_frame(runs))
+
+
+def segments_table(runs: Sequence[Run]) -> Table:
+    """Every launch: command, profile, areas, start, end, exit status."""
+    rows = [{"run": i + 1, **segment} for i, run in enumerate(runs) for segment in run.info["segments"]]
+    names = ["run", "command", "profile", "areas", "start", "end", "exit", "launch"]
+    columns = (
+        Column("run", "Run", True), Column("command", "Command"), Column("profile", "Profile"), Column("areas", "Areas"),
+        Column("start", "Start"), Column("end", "End"), Column("exit", "Exit", True), Column("launch", "Launch"),
+    )  # fmt: skip
+    note = "A launch without an end was cut short; what it had measured is kept."
+    return Table("Launches", columns, pd.DataFrame(rows, columns=names), note)
+
+
+def warnings(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know of these runs before any number of theirs."""
+    found = []
+    for i, run in enumerate(runs):
+        who = f"Run {i + 1}" if len(runs) > 1 else "This run"
+        if run.info["dirty"]:
+            found.append(
+                f"{who} was measured with uncommitted changes in the code ({revision(run.info)}): the commit alone does not reproduce it."
+            )
+        elif run.info["commit"] is None:
+            found.append(f"{who} was measured outside a checkout: no commit names its code.")
+        if any(segment["end"] is None for segment in run.info["segments"]):
+            found.append(f"{who} was cut short: what it had measured is kept.")
+        if failed := sum(m.status == "failed" for m in run.measurements):
+            found.append(
+                f"{who} has {failed} failed measurement{'s' if failed > 1 else ''}; the reasons stand under Measurements."
+            )
+        found += run.messages
+    return found
