@@ -102,7 +102,8 @@ def measure(plan: Plan, bench: Path) -> int:
     # Nothing of the user's own pytest settings, plug-ins or conftests may change what is measured.
     arguments = ["-c", os.devnull, "--rootdir", str(bench.parent.parent), "--import-mode=importlib"]
     arguments += ["-o", "python_files=bench_*.py", "-p", "pytest_benchmark.plugin", "-p", plugin.__name__]
-    arguments += ["-p", "no:cacheprovider", "-p", "no:terminal"]
+    arguments += ["-p", "no:cacheprovider", "-p", "no:terminal", "--confcutdir", str(bench)]
+    arguments += ["--continue-on-collection-errors"]
     with signals_interrupt(), environment(PYTEST_ADDOPTS=None, PYTEST_PLUGINS=None, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"):
         code = pytest.main([*arguments, *present], plugins=[plan])
     session = plan.session

@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
             cases=case_table.load(Path(config.getoption("--v3-cases"))), checkpoint=config.getoption("--v3-checkpoint"),
         )  # fmt: skip
     plan.session = config.stash[SESSION] = Session(plan)
+    config.pluginmanager.register(Collected(plan.session))
 
 
 def default_device() -> str:
@@ -79,14 +80,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             keep.append(item)
             continue
         item.add_marker(pytest.mark.benchmark(timer=session.replay))
-        shown = any(b["fullname"] == item.nodeid for b in session.benchmarks.get("benchmarks", []))
         wanted = session.plan.profile in case.profiles and case.area in session.plan.areas
-        done = shown and bool(session.stored(case, params["series"]))
-        (keep if wanted and not done else drop).append(item)
+        (keep if wanted and not session.done(case, params["series"], item.nodeid) else drop).append(item)
     if drop:
         config.hook.pytest_deselected(items=drop)
         items[:] = keep
     config.stash[PROGRESS] = Progress(items, session.plan.say)
+
+
+class Collected:
+    """Makes a benchmark file that cannot be imported a failure of all its cases; a report knows no config."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not report.failed:
+            return
+        self.session.tracebacks.append(f"{report.nodeid}\n{report.longreprtext}\n")
+        why = report.longreprtext.strip().splitlines()[-1].removeprefix("E").strip()
+        self.session.plan.say(f"{report.nodeid} cannot be collected: {why}")
+        plan, area = self.session.plan, Path(report.nodeid).stem.removeprefix("bench_")
+        own = [case for case in plan.cases.values() if case.area == area and plan.profile in case.profiles]
+        for case in own:
+            blank = Recorder(self.session, case, "", None, ONCE).blank
+            self.session.keep(*(blank(series, status="failed", why=why[:300]) for series in case.series))
 
 
 @pytest.hookimpl(tryfirst=True)
