@@ -110,7 +110,7 @@ class Files(AbstractContextManager["Files"]):
             return files[0]
         if files:
             right = f"the index, or {SINGLE}"
-            raise BadInput(f"holds {len(files)} shards without {INDEX}", where=str(self.folder), right=right)
+            raise BadInput(f"holds {files[0].name} but no {INDEX}", where=str(self.folder), right=right)
         pickles = sorted(path.name for path in self.folder.iterdir() if path.suffix in PICKLES)
         if pickles:
             raise BadInput(
