@@ -115,7 +115,8 @@ def weigh(claim: Claim, found: Sequence[Row], run: Index) -> Weighed:
     said = "; ".join(dict.fromkeys(say(row, outcome, claim, len(judged) > 1) for row, outcome in judged))
     others = [row for row in found if row not in sure and row.basis != "published"]
     why = "; ".join(part for part in (said, aside(others, accepts(claim)), claim.note) if part)
-    return Weighed(outcomes.pop() if len(outcomes) == 1 else "ambiguous", why, best)
+    outcome: Outcome = outcomes.pop() if len(outcomes) == 1 else "ambiguous"
+    return Weighed(outcome, why, best, deciding=tuple(row for row, _ in judged))
 
 
 def decisive(row: Row, claim: Claim) -> bool:
