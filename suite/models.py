@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from v3bench.baselines.config import DenseConfig
 from v3bench.model_ref.config import Config, override, read_json
 from v3bench.model_ref.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+    from v3bench.baselines.dense import Dense
+    from v3bench.kernels.ops import Ops
+    from v3bench.model_ref.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 AnyConfig = Config | DenseConfig
@@ -39,3 +46,26 @@ def load(model: str, overrides: dict[str, Any] | None = None) -> tuple[str, AnyC
             return name, cls.from_dict(raw, where=str(path))
     right = " or ".join(Config.MODEL_TYPES + DenseConfig.MODEL_TYPES)
     raise BadInput(f"model_type {kind!r} is not understood", where=str(path), right=right)
+
+
+def build(
+    config: AnyConfig,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    ops: Ops | None = None,
+    mtp: bool = True,
+) -> Model | Dense:
+    """The modules of a config, initialised unless on the meta device; ``mtp`` matters to DeepSeek's only."""
+    from v3bench.kernels.ops import TORCH
+    from v3bench.suite.meter.shapes import WithoutInitialisation
+
+    ops = TORCH if ops is None else ops
+    with WithoutInitialisation():
+        if isinstance(config, DenseConfig):
+            from v3bench.baselines.dense import Dense
+
+            return Dense(config, ops=ops, device=device, dtype=dtype)
+        from v3bench.model_ref.model import Model
+
+        return Model(config, ops=ops, device=device, dtype=dtype, mtp=mtp)

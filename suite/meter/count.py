@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from v3bench.suite.meter import shapes
 from v3bench.suite.meter.operations import OPERATIONS, PRODUCTS, is_free, name_of, operation_name, product
 
 
@@ -98,6 +99,11 @@ class Aten(TorchDispatchMode):
         self.count, self.weights = count, weights
         self.within = ""  # the function counted by its arguments that is running
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not wrapped by torch.compile's guard, which would load the compiler at the first call."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = name_of(func)
@@ -115,10 +121,11 @@ class Aten(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs) if func.namespace == "aten" else NotImplemented
             if out is not NotImplemented:
                 return out
-        out = func(*args, **kwargs)
+        out = shapes.result(name, args, kwargs) if free else None
+        out = func(*args, **kwargs) if out is None else out
         if not free and any(map(is_large, tree_leaves((args, kwargs, out)))):
-            shapes = ", ".join(shape(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
-            raise CountError(f"{func} on {shapes or shape(out)} is not understood, so the count would be incomplete")
+            operands = ", ".join(shape(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+            raise CountError(f"{func} on {operands or shape(out)} is not understood, so the count would be incomplete")
         if not self.within:
             self.count.free[name] += sum(x.numel() for x in tree_leaves(out) if is_large(x)) if not func.is_view else 0
             if name in ("_to_copy", "clone") and (part := self.weights.part(args)) != "other":
