@@ -6,7 +6,7 @@ Released checkpoints name the parameters differently; checkpoint_table.py maps t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from v3bench.kernels.route import Routing
 from v3bench.model_ref.block import Block
 from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.decoder import Decoder
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.moe import MoE, balance_loss, expert_loads, update_bias
 from v3bench.model_ref.mtp import MTP, mtp_loss
@@ -34,12 +35,14 @@ class Loss(NamedTuple):
     loads: Tensor
 
 
-class Model(nn.Module):
+class Model(Decoder):
     """input_ids (B, S) int64 -> logits (B, S, W).
 
     On a real device the parameters are initialised at once (``reset_parameters``); on "meta" nothing is, so that 671B
     parameters take no time and no memory.
     """
+
+    config: Config
 
     def __init__(
         self,
@@ -63,20 +66,13 @@ class Model(nn.Module):
         self.head = None if tied else nn.Linear(D, W, bias=False, device=device, dtype=dtype)
         self.mtp = nn.ModuleList(MTP(config, ops, device=device, dtype=dtype) for _ in range(modules))
         self.rope = Rope(config, config.qk_rope_head_dim)
+        self.entry = (config.kv_lora_rank + config.qk_rope_head_dim,)
         if self.embed.weight.device.type != "meta":
             self.reset_parameters()
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Logits of every position, (B, S, W)."""
-        return self.logits(self.hidden(input_ids))
 
     def hidden(self, input_ids: Tensor, routings: list[Routing] | None = None) -> Tensor:
         """States after the final norm, (B, S, D); ``routings`` collects what each MoE layer decided."""
         return self.run(input_ids, None, routings)
-
-    def logits(self, h: Tensor) -> Tensor:
-        """h (B, S, D) after a final norm -> (B, S, W)."""
-        return F.linear(h, self.embed.weight if self.head is None else self.head.weight)
 
     def run(self, input_ids: Tensor, cache: Cache | None, routings: list[Routing] | None = None) -> Tensor:
         """All blocks over the new tokens and, with a cache, the tokens in it: states after the final norm (B, S, D)."""
@@ -88,53 +84,9 @@ class Model(nn.Module):
             cache.advance(input_ids.shape[1])
         return self.norm(h)
 
-    def turns(self, h: Tensor, cache: Cache | None) -> Tensor:
-        """RoPE's turns of the new tokens h (B, S, D): (S, R/2), or (B, S, R/2) where rows stand at different positions.
-
-        Makes room for them in the cache.
-        """
-        S = h.shape[1]
-        if cache is None:
-            return self.rope.run(0, S, h)
-        cache.reserve(S)
-        if cache.uniform:
-            return self.rope.run(cache.longest, S, h)
-        positions = cache.lengths[:, None] + torch.arange(S, device=h.device)
-        return self.rope.at(positions, cache.longest + S, h)
-
-    def new_cache(self, batch: int, capacity: int, *, grows: bool = True) -> Cache:
-        """An empty cache of the main model's layers, (C+R) per token and layer."""
-        return self.latent_cache(len(self.layers), batch, capacity, grows)
-
     def new_mtp_cache(self, batch: int, capacity: int, *, grows: bool = True) -> Cache:
         """An empty cache with one layer per MTP module."""
-        return self.latent_cache(len(self.mtp), batch, capacity, grows)
-
-    def latent_cache(self, layers: int, batch: int, capacity: int, grows: bool) -> Cache:
-        """An empty cache, (batch, capacity, C+R) per layer."""
-        width = self.config.kv_lora_rank + self.config.qk_rope_head_dim
-        like = self.embed.weight
-        return Cache(layers, batch, capacity, (width,), device=like.device, dtype=like.dtype, grows=grows)
-
-    def prefill(
-        self, input_ids: Tensor, *, lengths: Tensor | Sequence[int] | None = None, capacity: int | None = None
-    ) -> tuple[Tensor, Cache]:
-        """Logits (B, S, W) and the filled cache.
-
-        Rows shorter than S are padded on the right, with any token, and give their own ``lengths`` (B).
-        """
-        B, S = input_ids.shape
-        cache = self.new_cache(B, capacity or S)
-        logits = self.logits(self.run(input_ids, cache))
-        if lengths is not None:
-            cache.truncate(lengths)
-        return logits, cache
-
-    def decode(self, ids: Tensor, cache: Cache) -> Tensor:
-        """ids (B, n), the next n tokens of every row -> logits (B, n, W); the cache grows by n in place."""
-        if ids.ndim != 2 or ids.shape[0] != cache.batch:
-            raise BadInput(f"ids of shape {tuple(ids.shape)}", where="decode", right=f"({cache.batch}, n)")
-        return self.logits(self.run(ids, cache))
+        return self.cache_of(len(self.mtp), batch, capacity, grows)
 
     def loss(self, input_ids: Tensor, *, mtp_weight: float = 1.0, balance_weight: float | None = None) -> Loss:
         """Training loss on input_ids (B, T+1): next token, further tokens (eq. 25), balance (eq. 17).
@@ -182,13 +134,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Matrices normal with std config.initializer_range, norms one, biases zero."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
-            elif parameter.ndim == 1:
-                parameter.zero_()
-            else:
-                parameter.normal_(std=self.config.initializer_range, generator=generator)
+        super().reset_parameters(generator)
         for block in self.moe_blocks():
             if block.gate.e_score_correction_bias is not None:
                 block.gate.e_score_correction_bias.zero_()
