@@ -149,7 +149,10 @@ def reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
     if report.skipped and isinstance(report.longrepr, tuple):
         text = report.longrepr[2].removeprefix("Skipped: ")
     else:
-        text = call.excinfo.exconly(tryshort=True) if call.excinfo else ""
+        lines = call.excinfo.exconly().splitlines() if call.excinfo else []
+        # What pytest adds to a failed assertion starts with "assert"; the message stands before it.
+        said = [line for n, line in enumerate(lines) if n == 0 or not line.lstrip().startswith(("assert ", "+"))]
+        text = " ".join(said).removeprefix("Failed: ")
     return " ".join(text.split())[:300] or "no reason given"
 
 

@@ -86,7 +86,9 @@ class Recorder:
         name = self.case.name
         if name in self.session.spoiled:
             status, why = self.session.spoiled[name]
-            (pytest.skip if status == "skipped" else pytest.fail)(why)
+            if status == "skipped":
+                pytest.skip(why)
+            pytest.fail(why, pytrace=False)
         if name not in self.session.times:
             stored = {series: self.session.stored(self.case, series) for series in self.case.series}
             if all(stored.values()):
@@ -113,7 +115,9 @@ class Recorder:
         Only now, when the function has returned: a failure after the timing voids the entry too.
         """
         elapsed = time.perf_counter() - self.started
-        own = [m for m in self.pending if f"{m.subject}/{m.impl}" == self.series]
+        # The records of a timed series may have been taken by the item before, or by the run that is resumed.
+        taken = [*self.pending, *self.session.records, *self.session.stored(self.case, self.series)]
+        own = [m for m in taken if (m.case, f"{m.subject}/{m.impl}", m.status) == (self.case.name, self.series, "ok")]
         if not own and not self.shown:
             raise ValueError(f"the benchmark of case {self.case.name} has recorded nothing")
         times = iter(self.shown or (elapsed,))

@@ -13,8 +13,9 @@ from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.run_folder import RunFolder, in_force, load_run, write_whole
 
 FACTS = {
-    "commit": "a" * 40, "dirty": False, "lock_sha256": None, "packages": {"v3bench": "1"}, "python": "3", "platform": "Linux",
-    "device": "cpu", "cpu": {"model": "A", "cores": 2, "memory_bytes": 1}, "gpus": [], "driver": None,
+    "commit": "a" * 40, "dirty": False, "lock_sha256": None, "packages": {"v3bench": "1"}, "python": "3",
+    "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "memory_bytes": 1}, "gpus": [],
+    "driver": None,
 }  # fmt: skip
 SEGMENT = {"command": "x", "profile": "smoke", "areas": ["tpot"], "device": "cpu", "launch": "one", "start": "now"}
 RECORD = Measurement(
@@ -152,7 +153,7 @@ def test_another_case_version_is_refused(folder):
 
 def test_measurements_without_run_json_are_not_adopted(folder):
     (folder / "run.json").unlink()
-    with pytest.raises(BadInput, match="no run.json"):
+    with pytest.raises(BadInput, match=r"no run\.json"):
         RunFolder.open(folder, FACTS)
 
 

@@ -38,8 +38,7 @@ def schema(name: str) -> jsonschema.Draft202012Validator:
 def accepts(read, raw) -> bool:
     try:
         read(raw, "file: line 1")
-    except BadInput as error:
-        assert str(error).startswith("file: line 1") or "measurement" in str(error)
+    except BadInput:
         return False
     return True
 

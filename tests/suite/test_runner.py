@@ -25,16 +25,16 @@ from v3bench.suite import runner
 
 bench, out, profile, resume, limit = sys.argv[1:6]
 facts = {
-    "commit": "a", "dirty": False, "lock_sha256": None, "packages": {}, "python": "3", "platform": "Linux", "device": "cpu",
-    "cpu": {"model": "A", "cores": 2, "memory_bytes": 1}, "gpus": [], "driver": None,
+    "commit": "a", "dirty": False, "lock_sha256": None, "packages": {}, "python": "3", "platform": "Linux",
+    "device": "cpu", "cpu": {"model": "A", "cores": 2, "memory_bytes": 1}, "gpus": [], "driver": None,
 }
 if limit != "0":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
 say = lambda line: print(line, file=sys.stderr, flush=True)
 try:
     folder, status = runner.run(
-        profile=profile, device="cpu", out=out, resume=resume == "resume", say=say, bench=Path(bench) / "suite" / "bench",
-        cases=Path(bench) / "cases.toml", facts=lambda device: facts,
+        profile=profile, device="cpu", out=out, resume=resume == "resume", say=say,
+        bench=Path(bench) / "suite" / "bench", cases=Path(bench) / "cases.toml", facts=lambda device: facts,
     )
 except BadInput as error:
     say(str(error))
