@@ -1,0 +1,183 @@
+"""The dense baseline: Llama-3.1 and Qwen-2.5, with MHA, GQA or MQA and an optional sliding window.
+
+Norm, RoPE, cache and operations are the reference model's; what differs is attention that caches whole keys and
+values, and one feed-forward network for every token.
+
+B batch  S new tokens  L cached tokens, the new ones included  D hidden_size  H num_attention_heads
+J num_key_value_heads  d head_dim  F intermediate_size  W vocab_size
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from v3bench.baselines.config import DenseConfig
+from v3bench.kernels.ops import TORCH, Ops
+from v3bench.model_ref.cache import Cache
+from v3bench.model_ref.decoder import Decoder
+from v3bench.model_ref.errors import BadInput
+from v3bench.model_ref.norm import RMSNorm
+from v3bench.model_ref.rope import Rope
+
+
+class Loss(NamedTuple):
+    """Scalars; a dense model has neither further tokens nor experts, so both parts are 0 and total = main."""
+
+    total: Tensor
+    main: Tensor
+    mtp: Tensor
+    balance: Tensor
+
+
+class Dense(Decoder):
+    """input_ids (B, S) int64 -> logits (B, S, W). Initialised at once, except on "meta"."""
+
+    config: DenseConfig
+
+    def __init__(
+        self,
+        config: DenseConfig,
+        *,
+        ops: Ops = TORCH,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.ops = config, ops
+        D, W = config.hidden_size, config.vocab_size
+        self.embed = nn.Embedding(W, D, device=device, dtype=dtype)
+        self.layers = nn.ModuleList(
+            Block(config, ops, window=config.window(i), device=device, dtype=dtype)
+            for i in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(D, config.rms_norm_eps, ops, device=device, dtype=dtype)
+        tied = config.tie_word_embeddings
+        self.head = None if tied else nn.Linear(D, W, bias=False, device=device, dtype=dtype)
+        self.rope = Rope(config, config.head_dim)
+        self.entry = (2 * config.num_key_value_heads, config.head_dim)
+        if self.embed.weight.device.type != "meta":
+            self.reset_parameters()
+
+    def run(self, input_ids: Tensor, cache: Cache | None) -> Tensor:
+        """All blocks over the new tokens and, with a cache, the tokens in it: states after the final norm (B, S, D)."""
+        h: Tensor = self.embed(input_ids)  # (B, S, D)
+        turns = self.turns(h, cache)
+        for i, layer in enumerate(self.layers):
+            h = layer(h, turns, cache, i)
+        if cache is not None:
+            cache.advance(input_ids.shape[1])
+        h = self.norm(h)
+        return h
+
+    def loss(self, input_ids: Tensor) -> Loss:
+        """Next-token loss on input_ids (B, T+1). Raises BadInput for fewer than two tokens."""
+        if input_ids.shape[1] < 2:
+            raise BadInput(f"{input_ids.shape[1]} tokens", where="loss", right="at least 2")
+        logits = self(input_ids[:, :-1])
+        main = F.cross_entropy(logits.flatten(0, 1), input_ids[:, 1:].flatten())
+        none = torch.zeros_like(main)
+        return Loss(main, main, none, none)
+
+
+class Block(nn.Module):
+    """h (B, S, D) -> (B, S, D): attention, then the feed-forward network, each normalised before."""
+
+    def __init__(
+        self,
+        config: DenseConfig,
+        ops: Ops,
+        *,
+        window: int | None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        D, eps = config.hidden_size, config.rms_norm_eps
+        self.attn_norm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
+        self.attn = Attention(config, ops, window=window, device=device, dtype=dtype)
+        self.ffn_norm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
+        self.ffn = FFN(config, ops, device=device, dtype=dtype)
+
+    def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+        h = h + self.attn(self.attn_norm(h), turns, cache, layer)
+        out: Tensor = h + self.ffn(self.ffn_norm(h))
+        return out
+
+
+class Attention(nn.Module):
+    """Grouped-query attention, h (B, S, D) -> (B, S, D); J = H is multi-head, J = 1 multi-query attention.
+
+    The cache holds every token's keys and values, also in a layer whose ``window`` is shorter: only then can it be
+    cut back to any length.
+    """
+
+    def __init__(
+        self,
+        config: DenseConfig,
+        ops: Ops,
+        *,
+        window: int | None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.ops, self.window = config, ops, window
+        D, H, J, d = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+
+        def weight(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.w_qkv = weight((H + 2 * J) * d, D)  # queries, keys, values
+        self.b_qkv = weight((H + 2 * J) * d) if config.qkv_bias else None
+        self.w_o = weight(D, H * d)
+        self.b_o = weight(D) if config.attention_bias else None
+
+    def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+        """Causal attention over h, and over the cache's tokens before it; ``turns`` of h's positions, (.., S, d/2)."""
+        H, J, S = self.config.num_attention_heads, self.config.num_key_value_heads, h.shape[1]
+        qkv = F.linear(h, self.w_qkv, self.b_qkv).unflatten(-1, (H + 2 * J, -1))
+        qk, v = qkv.split([H + J, J], dim=2)
+        q, k = self.ops.rotate(qk, turns.unsqueeze(-2), interleaved=False).split([H, J], dim=2)
+        lengths = None
+        if cache is not None:
+            seen = cache.append(layer, k, v)  # (B, L, 2J, d)
+            lengths = None if cache.uniform else cache.lengths + S
+            if cache.longest:
+                k, v = self.in_reach(seen, S, cache.uniform).split(J, dim=2)
+        u = self.ops.attention(
+            q, k, v, scale=self.config.head_dim**-0.5, causal=True, window=self.window, lengths=lengths
+        )
+        return F.linear(u.flatten(-2), self.w_o, self.b_o)
+
+    def in_reach(self, seen: Tensor, S: int, uniform: bool) -> Tensor:
+        """Of the cached (B, L, 2J, d) the last tokens, which the S new ones' window reaches."""
+        if self.window is None or not uniform:
+            return seen
+        return seen[:, -(S + self.window - 1) :]
+
+
+class FFN(nn.Module):
+    """A SwiGLU feed-forward network, x (B, S, D) -> (B, S, D)."""
+
+    def __init__(
+        self,
+        config: DenseConfig,
+        ops: Ops,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        D, inner = config.hidden_size, config.intermediate_size
+        self.w_gate_up = nn.Parameter(torch.empty(2 * inner, D, device=device, dtype=dtype))
+        self.w_down = nn.Parameter(torch.empty(D, inner, device=device, dtype=dtype))
+        biased = config.mlp_bias
+        self.b_gate_up = nn.Parameter(torch.empty(2 * inner, device=device, dtype=dtype)) if biased else None
+        self.b_down = nn.Parameter(torch.empty(D, device=device, dtype=dtype)) if biased else None
+        self.swiglu = ops.swiglu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.swiglu(F.linear(x, self.w_gate_up, self.b_gate_up)), self.w_down, self.b_down)
