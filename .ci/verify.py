@@ -44,7 +44,10 @@ def missing_claims() -> list[str]:
     anchors = Anchors()
     anchors.feed(page.read_text())
     judged = subprocess.run(
-        [sys.executable, "-m", "v3bench", "claims", str(page.parent), "--json"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "v3bench", "claims", str(page.parent), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     wrong = [] if judged.returncode == 0 else [f"v3bench claims exited {judged.returncode}: {judged.stderr.strip()}"]
     claims = json.loads(judged.stdout)["claims"]

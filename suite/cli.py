@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line; tests freeze its list of flags."""
     top = Parser(
         prog="v3bench",
-        description="Do the numbers published for DeepSeek-V3 hold, and what do they become on your hardware, for your model?",
+        description="Do the numbers published for DeepSeek-V3 hold, and what do they become on your hardware?",
     )
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
     run.add_argument("--out", metavar="DIR", help="run folder to write (default: a new one under runs/)")
     run.add_argument("--resume", action="store_true", help="go on in --out, skipping what it already holds")
-    run.add_argument("--checkpoint", metavar="DIR", help="a released checkpoint to measure with, where a case wants one")
+    run.add_argument(
+        "--checkpoint", metavar="DIR", help="a released checkpoint to measure with, where a case wants one"
+    )
 
     report = command("report", report_command, "write the HTML report of one or more run folders")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
@@ -59,9 +61,13 @@ def parser() -> argparse.ArgumentParser:
 
     model = command("model", model_command, "parameters, KV bytes and GFLOPs per token of any model")
     model.add_argument("model", metavar="PRESET|config.json|CHECKPOINT_DIR", help="a preset's name or a path")
-    model.add_argument("--seq-len", type=int, default=4096, metavar="N", help="sequence length or context (default: 4096)")
+    model.add_argument(
+        "--seq-len", type=int, default=4096, metavar="N", help="sequence length or context (default: 4096)"
+    )
     model.add_argument("--count", action="store_true", help="count the real modules too, operator by operator")
-    model.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a config key first; may be repeated")
+    model.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a config key first; may be repeated"
+    )
     model.add_argument("--json", action="store_true", help="one JSON object")
 
     doctor = command("doctor", doctor_command, "say what this machine can run, and what it will skip and why")

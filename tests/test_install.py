@@ -1,5 +1,6 @@
 """One import root: nothing of ours is importable as a top-level name, and the wheel runs from PYTHONPATH."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +47,11 @@ def test_the_wheel_holds_one_top_level_package(wheel: Path) -> None:
 def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     listed = subprocess.run(
-        ["git", "ls-files", "kernels", "model_ref", "baselines", "suite"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "kernels", "model_ref", "baselines", "suite"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     shipped = {"v3bench/" + line for line in listed.stdout.split() if not line.startswith("suite/root/")}
     assert shipped <= names, sorted(shipped - names)
@@ -52,11 +59,10 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
 
 def test_the_unpacked_wheel_runs_on_pythonpath(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in type(f).__module__ + getattr(f, '__module__', '')]; import v3bench, runpy; print(v3bench.__file__); sys.argv = ['v3bench', 'model', 'deepseek-v3', '--json']; runpy.run_module('v3bench', run_name='__main__')"
-    done = python("-c", code, cwd=tmp_path, path=tmp_path / "site")
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path) in done.stdout.splitlines()[0]
-    assert '"architecture"' in done.stdout
+    where = python("-c", "import v3bench.suite.cli as cli; print(cli.__file__)", cwd=tmp_path, path=tmp_path / "site")
+    assert where.stdout.startswith(str(tmp_path)), where.stderr
+    done = python("-m", "v3bench", "model", "deepseek-v3", "--json", cwd=tmp_path, path=tmp_path / "site")
+    assert json.loads(done.stdout)["name"] == "deepseek-v3", done.stderr
 
 
 def test_the_lock_names_versions_only_and_agrees_with_the_ranges() -> None:
@@ -65,9 +71,6 @@ def test_the_lock_names_versions_only_and_agrees_with_the_ranges() -> None:
     assert locked["torch"] == "2.13.0"
     assert locked["triton"] == "3.7.1"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
     versions = {canonicalize_name(name): version for name, version in locked.items()}
     wanted = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
     for requirement in map(Requirement, wanted):

@@ -80,12 +80,17 @@ def test_json_is_one_object_on_standard_output() -> None:
 def test_set_answers_what_if_questions() -> None:
     whole = json.loads(run("model", "deepseek-v3", "--json").stdout)
     half = json.loads(run("model", "deepseek-v3", "--set", "kv_lora_rank=192", "--json").stdout)
-    assert (half["kv_bytes_per_token"]["bf16"], whole["kv_bytes_per_token"]["bf16"]) == ((192 + 64) * 61 * 2, 576 * 61 * 2)
+    assert (half["kv_bytes_per_token"]["bf16"], whole["kv_bytes_per_token"]["bf16"]) == (
+        (192 + 64) * 61 * 2,
+        576 * 61 * 2,
+    )
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "v3bench", "claims"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "v3bench", "claims"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
