@@ -1,61 +1,20 @@
 """The report's charts as Vega-Lite specifications, made by Altair. Every number in them stands in a table too.
 
-Colours are the page's own CSS variables, so that a chart follows light, dark and print. Nothing is drawn here:
-the browser draws, through vega-embed with its expression interpreter, which needs no eval.
+Nothing is drawn here: the browser draws, through vega-embed with its expression interpreter, which needs no eval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from v3bench.suite.laws import kv
 from v3bench.suite.ledger.units import to_si
 from v3bench.suite.ledger.verdict import Judged
 from v3bench.suite.report import model_tables
-from v3bench.suite.report.bundle import SCHEMA
+from v3bench.suite.report.chart_style import INK, MEGATRON, PER_FORMULA, SERIES, SOFT, Drawing, drawing, marks
 from v3bench.suite.report.display import number
-
-if TYPE_CHECKING:
-    import altair as alt
-
-INK, SOFT, RULE, FIRM = "var(--ink)", "var(--soft)", "var(--rule)", "var(--firm)"
-# Named here, not by variable: the browser measures a label before it is laid out, and cannot look up a variable.
-FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Liberation Sans, Arial, sans-serif"
-PER_FORMULA = "training, causal (formula)"
-MEGATRON = "72 L h\u00b2 + 6 V h (formula)"
-# How each series is drawn, the same in every chart: name, colour, shape.
-SERIES = {
-    "published": ("var(--c2)", "diamond"), PER_FORMULA: ("var(--c1)", "circle"), "formula": ("var(--c1)", "circle"),
-    "counted": ("var(--c3)", "triangle-up"), "measured": ("var(--c4)", "cross"), MEGATRON: (FIRM, "square"),
-}  # fmt: skip
-CONFIG: dict[str, Any] = {
-    "background": "transparent",
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": SOFT, "titleColor": SOFT, "gridColor": RULE, "domainColor": FIRM, "tickColor": FIRM, "labelFont": FONT,
-        "titleFont": FONT, "labelFontSize": 11.5, "titleFontSize": 11.5, "titleFontWeight": "normal", "labelLimit": 160,
-    },
-    "axisY": {"grid": False, "ticks": False, "domain": False, "labelColor": INK, "labelPadding": 8},
-    "legend": {"labelColor": INK, "labelFont": FONT, "labelFontSize": 11.5, "orient": "top", "columns": 2, "labelLimit": 240},
-    "text": {"font": FONT, "fontSize": 11.5},
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A chart to be laid out: anchor, caption, what to know when reading it, its Vega-Lite specification."""
-
-    id: str
-    caption: str
-    note: str
-    spec: dict[str, Any]
-
-
-def drawing(id: str, caption: str, note: str, chart: alt.LayerChart, height: int) -> Drawing:
-    chart = chart.properties(width="container", height=height, autosize={"type": "fit", "contains": "padding"})
-    return Drawing(id, caption, note, {**chart.to_dict(), "$schema": SCHEMA, "config": CONFIG})
 
 
 def stated(judged: Sequence[Judged], metric: str, factor: float) -> pd.DataFrame:
@@ -85,25 +44,6 @@ def stated(judged: Sequence[Judged], metric: str, factor: float) -> pd.DataFrame
     )
 
 
-def marks(frame: pd.DataFrame, x: Any, y: Any, **more: Any) -> alt.Chart:
-    """Points in the colour and shape of their series, with a legend."""
-    import altair as alt
-
-    names = [name for name in SERIES if name in set(frame["series"])]
-    colours, shapes = zip(*(SERIES[name] for name in names), strict=True)
-    legend = alt.Legend(title=None, symbolStrokeWidth=2)
-    return (
-        alt.Chart(frame)
-        .mark_point(size=70, strokeWidth=2)
-        .encode(
-            x=x, y=y,
-            color=alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
-            shape=alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
-            **more,
-        )
-    )  # fmt: skip
-
-
 def kv_charts(described: model_tables.Descriptions, judged: Sequence[Judged]) -> list[Drawing]:
     """KV bytes per token by model, and per sequence from 4K to 128K tokens."""
     return [kv_per_token(described, judged), kv_per_sequence(described)]
@@ -117,17 +57,12 @@ def kv_per_token(described: model_tables.Descriptions, judged: Sequence[Judged])
     order = frame["model"].tolist()
     frame = pd.DataFrame({"model": frame["model"], "series": "formula", "value": frame["bf16"] / 1e3})
     frame["label"] = [number(value, 6) for value in frame["value"]]
-    x = alt.X(
-        "value:Q",
-        title="kB per token, BF16 (1 kB = 1,000 B)",
-        axis=alt.Axis(tickCount=6),
-        scale=alt.Scale(domainMax=600),
-    )
+    room = alt.Scale(domainMax=frame["value"].max() * 1.3)  # for the longest bar's label
+    x = alt.X("value:Q", title="kB per token, BF16 (1 kB = 1,000 B)", axis=alt.Axis(tickCount=6), scale=room)
     y = alt.Y("model:N", sort=order, title=None)
     tip = [alt.Tooltip("model:N"), alt.Tooltip("series:N", title="basis"), alt.Tooltip("value:Q", title="kB per token")]
-    bars = (
-        alt.Chart(frame).mark_bar(color="var(--c1)", opacity=0.28, height={"band": 0.62}).encode(x=x, y=y, tooltip=tip)
-    )
+    strong = alt.condition(f"datum.model === '{model_tables.REFERENCE}'", alt.value(0.6), alt.value(0.25))
+    bars = alt.Chart(frame).mark_bar(color="var(--c1)", size=15).encode(x=x, y=y, opacity=strong, tooltip=tip)
     labels = alt.Chart(frame).mark_text(align="left", dx=11, color=INK).encode(x=x, y=y, text="label:N")
     layers: list[Any] = [bars, labels]
     points = stated(judged, "kv_bytes_per_token", 1e-3)
@@ -144,19 +79,21 @@ def kv_per_sequence(described: model_tables.Descriptions) -> Drawing:
     frame = model_tables.sequence_frame({name: described[name] for name in model_tables.released(described)})
     frame = frame.assign(value=frame["bytes"] / 1e9, length=[f"{tokens // 1024}K" for tokens in frame["tokens"]])
     order = frame.groupby("model", sort=False)["value"].max().sort_values(kind="stable").index.tolist()
-    x = alt.X("value:Q", title="GB per sequence, BF16, logarithmic (1 GB = 1e9 B)", scale=alt.Scale(type="log", domain=[0.1, 100]),
+    x = alt.X("value:Q", title="GB per sequence, BF16 (logarithmic)", scale=alt.Scale(type="log", domain=[0.1, 100]),
               axis=alt.Axis(values=[0.1, 0.3, 1, 3, 10, 30, 100], format="~g"))  # fmt: skip
     y = alt.Y("model:N", sort=order, title=None)
-    tip = [
-        alt.Tooltip("model:N"),
-        alt.Tooltip("tokens:Q", format=","),
-        alt.Tooltip("value:Q", title="GB", format=".4~f"),
-    ]
+    size = alt.Tooltip("value:Q", title="GB", format=".4~f")
+    tip = [alt.Tooltip("model:N"), alt.Tooltip("tokens:Q", format=","), size]
     lines = alt.Chart(frame).mark_line(color="var(--c1)", opacity=0.45).encode(x=x, y=y, detail="model:N")
     dots = alt.Chart(frame).mark_circle(size=52, color="var(--c1)", opacity=1).encode(x=x, y=y, tooltip=tip)
-    names = alt.Chart(frame[frame["model"].isin([order[0], order[-1]])]).mark_text(dy=-11, color=SOFT, fontSize=10.5)
-    note = "From left to right 4K, 8K, 16K, 32K, 64K and 128K tokens (4K = 4,096). Formula; one sequence, no batch."
-    layered = alt.layer(lines, dots, names.encode(x=x, y=y, text="length:N"))
+    # Every other length is named, in the first row and the last: more would not fit a phone.
+    named = frame[frame["model"].isin([order[0], order[-1]]) & frame["tokens"].isin(kv.CONTEXTS[1::2])]
+    names = alt.Chart(named).mark_text(dy=-11, color=SOFT, fontSize=10.5).encode(x=x, y=y, text="length:N")
+    note = (
+        "From left to right 4K, 8K, 16K, 32K, 64K and 128K tokens (4K = 4,096). "
+        "Formula; one sequence, no batch; 1 GB is 1,000,000,000 B."
+    )
+    layered = alt.layer(lines, dots, names)
     return drawing("kv-per-sequence", "KV cache per sequence", note, layered, 32 * len(order) + 40)
 
 
@@ -177,27 +114,17 @@ def flops_charts(described: model_tables.Descriptions, judged: Sequence[Judged])
     frame = pd.concat([points[points["model"].isin(names)], pd.DataFrame(formulas)], ignore_index=True)
     frame["label"] = [number(value, 6) if value < 1000 else f"{value:,.1f}" for value in frame["value"]]
     order = [name for name in SERIES if name in set(frame["series"])]
-    x = alt.X("value:Q", title="GFLOP per token, logarithmic", scale=alt.Scale(type="log", domain=[100, 6000]),
+    x = alt.X("value:Q", title="GFLOP per token (logarithmic)", scale=alt.Scale(type="log", domain=[100, 6000]),
               axis=alt.Axis(values=[100, 200, 500, 1000, 2000, 5000], format=","))  # fmt: skip
     y = alt.Y("model:N", sort=names, title=None)
     offset = alt.YOffset("series:N", sort=order)
-    tip = [
-        alt.Tooltip("model:N"),
-        alt.Tooltip("series:N"),
-        alt.Tooltip("value:Q", title="GFLOP per token", format=",.2f"),
-    ]
-    labels = (
-        alt.Chart(frame)
-        .mark_text(align="left", dx=10, color=INK, fontSize=10.5)
-        .encode(x=x, y=y, yOffset=offset, text="label:N")
-    )
+    tip = [alt.Tooltip("model:N"), alt.Tooltip("series:N"), alt.Tooltip("value:Q", title="GFLOP", format=",.2f")]
+    text = alt.Chart(frame).mark_text(align="left", dx=10, color=INK, fontSize=10.5)
+    labels = text.encode(x=x, y=y, yOffset=offset, text="label:N")
     layered = alt.layer(marks(frame, x, y, yOffset=offset, tooltip=tip), labels)
     note = (
-        f"Training at {model_tables.SEQ_LEN:,} tokens. Where the published mark stands on the square and not on the circle, "
-        "the figure comes from the dense approximation and holds no attention."
+        f"Training at {model_tables.SEQ_LEN:,} tokens. Where the published mark stands on the square and not on the "
+        "diamond, the figure comes from the dense approximation and holds no attention."
     )
-    return [
-        drawing(
-            "gflops-published", "GFLOP per token: published, on one accounting, counted", note, layered, 84 * len(names)
-        )
-    ]
+    caption = "GFLOP per token: published, on one accounting, counted"
+    return [drawing("gflops-published", caption, note, layered, 84 * len(names))]

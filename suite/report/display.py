@@ -6,6 +6,7 @@ Only for showing. Every record and frame keeps its SI value unrounded.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from v3bench.suite.ledger.data import table
@@ -44,6 +45,14 @@ def fixed(value: float, places: int = 2) -> str:
     return f"{value:,.{places}f}".replace("-", MINUS)
 
 
+def amount(value: float, unit: str, digits: int = 6) -> str:
+    """A value with its unit: '70,272 B', '43.73%', '7.344 x'."""
+    shown = number(value, digits)
+    if unit in ("", "1"):
+        return shown
+    return f"{shown}%" if unit == "%" else f"{shown}\u00a0{TIMES if unit == 'x' else unit}"
+
+
 def metric_unit(metric: str) -> tuple[str, float]:
     """(unit shown, factor from SI) of a metric in metrics.toml; one that is not there is shown as stored."""
     row = table("metrics").get(metric)
@@ -61,3 +70,8 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(inner) for inner in value)
     return str(value)
+
+
+def joined(parts: Sequence[str]) -> str:
+    """'a, b and c'."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))

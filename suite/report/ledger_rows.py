@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from v3bench.suite.ledger import workings
 from v3bench.suite.ledger.claims import Claim
-from v3bench.suite.ledger.workings import Value, Worked
 from v3bench.suite.ledger.evidence import Row
 from v3bench.suite.ledger.sources import MEANING
-from v3bench.suite.ledger.units import from_si
 from v3bench.suite.ledger.verdict import Judged
 from v3bench.suite.meter.measurement import AREAS
-from v3bench.suite.report.display import TIMES, number
+from v3bench.suite.report.derivation_view import derivation_views, sensitivity_table
+from v3bench.suite.report.display import amount, number
 from v3bench.suite.report.tables import Column, Table
 
 
@@ -62,28 +60,6 @@ def word_of(judged: Judged) -> Word:
     return BY_WORD["not tested" if judged.outcome == "untested" else judged.verdict]
 
 
-def deciding(judged: Judged) -> tuple[Row, ...]:
-    """The evidence that decided, as the verdict's rule picks it; none for an untested claim."""
-    if judged.outcome == "untested":
-        return ()
-    decides = judged.claim.decides
-    rows = [
-        row for row in judged.evidence
-        if row.basis == decides.basis and decides.convention in ("", row.convention)
-        and not row.remembered and judged.claim.id not in row.leans_on
-    ]  # fmt: skip
-    best = min((row.scale for row in rows), key=("full", "slice", "proxy").index)
-    return tuple(row for row in rows if row.scale == best)
-
-
-def amount(value: float, unit: str, digits: int = 6) -> str:
-    """A value with its unit: '70,272 B', '43.73%', '7.344 x'."""
-    shown = number(value, digits)
-    if unit in ("", "1"):
-        return shown
-    return f"{shown}%" if unit == "%" else f"{shown}\u00a0{TIMES if unit == 'x' else unit}"
-
-
 def span(row: Row) -> str:
     """A row's interval, or nothing."""
     return f"{number(row.interval[0], 6)} to {number(row.interval[1], 6)}" if row.interval else ""
@@ -96,56 +72,6 @@ def found_text(rows: Sequence[Row]) -> str:
         return ""
     unit = rows[0].unit
     return amount(values[0], unit) if len(values) == 1 else f"{number(values[0], 4)} to {amount(values[-1], unit, 4)}"
-
-
-def derivation_view(worked: Worked, used: set[str]) -> dict[str, Any]:
-    """A derivation step by step: inputs with source and status, each step's formula with the numbers put in."""
-    derivation = worked.derivation
-    label = derivation.variants[worked.variant].label if worked.variant else ""
-    return {
-        "title": f"{derivation.title} ({label})" if label else derivation.title,
-        "basis": derivation.basis,
-        "status": derivation.status,
-        "note": derivation.note,
-        "inputs": [
-            {"name": name, "value": amount(from_si(given.quantity.value, given.unit), given.unit, 8),
-             "source": given.source, "status": status_of(given)}
-            for name, given in worked.inputs.items()
-        ],
-        "steps": [
-            {"name": step.name, "expression": step.expression, "filled": "" if step.filled == step.expression else step.filled,
-             "result": amount(step.shown, step.value.unit, 8), "used": step.name in used}
-            for step in worked.steps.values()
-        ],
-    }  # fmt: skip
-
-
-def status_of(given: Value) -> str:
-    return "memory" if given.remembered else "inference" if given.inferred else "confirmed"
-
-
-def derivation_views(judged: Judged) -> list[dict[str, Any]]:
-    """Each derivation behind a claim once, with the steps that stand as evidence marked."""
-    used: dict[tuple[str, str], set[str]] = {}
-    worked: dict[tuple[str, str], Worked] = {}
-    for row in judged.evidence:
-        if row.worked:
-            key = (row.worked.derivation.name, row.worked.variant)
-            worked[key] = row.worked
-            used.setdefault(key, set()).add(row.origin.rpartition(".")[2])
-    return [derivation_view(worked[key], used[key]) for key in worked]
-
-
-def sensitivity_table(judged: Judged) -> Table | None:
-    """What the deciding step becomes from other inputs, when its derivation has variants."""
-    for row in judged.evidence:
-        if row.worked and row.worked.derivation.variants and not row.worked.variant:
-            step = row.origin.rpartition(".")[2]
-            rows = workings.sensitivity(row.worked.derivation.name, step)
-            frame = pd.DataFrame([{"label": label, "value": amount(value, unit)} for label, value, unit in rows])
-            columns = (Column("label", "Inputs"), Column("value", step, True))
-            return Table("The same step from other inputs", columns, frame)
-    return None
 
 
 def commands(judged: Judged) -> list[str]:
@@ -161,7 +87,7 @@ def commands(judged: Judged) -> list[str]:
 
 def row_view(judged: Judged) -> dict[str, Any]:
     """Everything one ledger row shows, as text."""
-    claim, rows = judged.claim, deciding(judged)
+    claim, rows = judged.claim, judged.deciding
     word = word_of(judged)
     return {
         "id": claim.id, "statement": claim.statement, "word": word, "outcome": judged.outcome,
@@ -169,12 +95,14 @@ def row_view(judged: Judged) -> dict[str, Any]:
         "printed": claim.published.printed, "found": found_text(rows),
         "basis": claim.decides.basis, "scale": rows[0].scale if rows else claim.decides.scale,
         "inferred": any(row.inferred for row in rows), "why": judged.why, "errors": judged.errors,
-        "source": claim.source.line(), "source_status": claim.source.status, "status_meaning": MEANING[claim.source.status],
+        "source": claim.source.line(), "source_status": claim.source.status,
+        "status_meaning": MEANING[claim.source.status],
         "test": claim.test, "test_meaning": TESTS[claim.test], "tested_as": tested_as(claim),
         "tolerance": "" if claim.tolerance is None else f"\u00b1 {number(claim.tolerance * 100, 3)}%",
         "tolerance_why": claim.tolerance_why, "convention": claim.decides.convention, "note": claim.note,
         "evidence": [evidence_view(row, row in rows) for row in judged.evidence],
-        "derivations": derivation_views(judged), "sensitivity": sensitivity_table(judged), "commands": commands(judged),
+        "derivations": derivation_views(judged), "sensitivity": sensitivity_table(judged),
+        "commands": commands(judged),
     }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""What every preset costs, by formula: KV bytes, GFLOPs per token by convention, parameters. Frames and their tables."""
+"""What every preset costs by formula: KV bytes, GFLOPs per token by convention, parameters; frames and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -87,7 +87,7 @@ def whole(key: str, label: str) -> Column:
     return Column(key, label, True)
 
 
-def decimal(key: str, label: str, places: int = 2, scale: float = 1) -> Column:
+def decimal(key: str | int, label: str, places: int = 2, scale: float = 1) -> Column:
     """A column in multiples of ``scale``, with the same decimals in every row."""
     return Column(key, label, True, lambda value: fixed(value / scale, places))
 
@@ -130,8 +130,9 @@ def convention_tables(described: Descriptions) -> tuple[Table, Table]:
     frame = conventions_frame(described)
     example = frame[frame["model"] == REFERENCE]
     meaning = (
-        Column("name", "Convention"), Column("formula", "Formula"), Column("inserted", f"With {REFERENCE}\u2019s numbers"),
-        decimal("gflops_per_token", "GFLOP"), Column("includes", "In"), Column("excludes", "Out"), Column("exact", "Exact"),
+        Column("name", "Convention"), Column("formula", "Formula"),
+        Column("inserted", f"With {REFERENCE}\u2019s numbers"), decimal("gflops_per_token", "GFLOP"),
+        Column("includes", "In"), Column("excludes", "Out"), Column("exact", "Exact"),
     )  # fmt: skip
     note = "Exact: equal to an operator-level count of this architecture, for what the convention includes."
     return values, Table("What each convention takes in and leaves out", meaning, example, note)
@@ -140,18 +141,11 @@ def convention_tables(described: Descriptions) -> tuple[Table, Table]:
 def params_table(described: Descriptions) -> Table:
     columns = (
         *MODEL, Column("architecture", "model_type"), whole("total", "Total"), whole("activated", "Activated"),
-        whole("activated_without_input_embedding", "Activated, without input embedding"), whole("mtp", "MTP, beside the total"),
+        whole("activated_without_input_embedding", "Activated, without input embedding"),
+        whole("mtp", "MTP, beside the total"),
     )  # fmt: skip
-    note = f"{FORMULA_ONLY} {' and '.join(INFERRED)} are inferred from the report\u2019s parameter counts; their configs are not published. Proxies are small models of the same architecture."
+    note = (
+        f"{FORMULA_ONLY} {' and '.join(INFERRED)} are inferred from the report\u2019s parameter counts; their "
+        "configs are not published. Proxies are small models of the same architecture."
+    )
     return Table("Parameters", columns, params_frame(described), note)
-
-
-def all_tables(described: Descriptions) -> Sequence[Table]:
-    """Every table of this file."""
-    return [
-        kv_table(described),
-        sequence_table(described),
-        flops_table(described),
-        *convention_tables(described),
-        params_table(described),
-    ]

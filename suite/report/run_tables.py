@@ -9,7 +9,7 @@ import pandas as pd
 from v3bench.suite.meter.machine import device_name
 from v3bench.suite.meter.measurement import AREAS
 from v3bench.suite.report.display import metric_unit, number, plain
-from v3bench.suite.report.frames import measurements_frame, series_frame, untaken_frame
+from v3bench.suite.report.frames import series_frame, untaken_frame
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run, revision
 
@@ -30,16 +30,16 @@ def shown_in_units(series: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def measured_tables(runs: Sequence[Run], records: pd.DataFrame | None = None) -> list[Table]:
+def measured_tables(runs: Sequence[Run], records: pd.DataFrame) -> list[Table]:
     """One table per area that has values: median with quartiles, rounds, basis, scale, device, clock."""
-    records = measurements_frame(runs) if records is None else records
     series = series_frame(runs, records)
     of_run = (Column("run", "Run", True, lambda value: number(value + 1)),) if len(runs) > 1 else ()
     columns = (
-        Column("subject", "Subject"), Column("case", "Case"), Column("impl", "Implementation"), Column("metric", "Metric"),
-        in_metric("median"), in_metric("q1"), in_metric("q3"), Column("unit", "Unit"), Column("rounds", "Rounds", True),
-        Column("basis", "Basis"), Column("scale", "Scale"), Column("convention", "Convention"), Column("precision", "Precision"),
-        Column("device", "Device"), Column("clock", "Clock"), Column("launches", "Launches", True), *of_run,
+        Column("subject", "Subject"), Column("case", "Case"), Column("impl", "Implementation"),
+        Column("metric", "Metric"), in_metric("median"), in_metric("q1"), in_metric("q3"), Column("unit", "Unit"),
+        Column("rounds", "Rounds", True), Column("basis", "Basis"), Column("scale", "Scale"),
+        Column("convention", "Convention"), Column("precision", "Precision"), Column("device", "Device"),
+        Column("clock", "Clock"), Column("launches", "Launches", True), *of_run,
     )  # fmt: skip
     tables = []
     for area in (area for area in AREAS if area in set(series["area"])):
@@ -99,8 +99,9 @@ def segments_table(runs: Sequence[Run]) -> Table:
     rows = [{"run": i + 1, **segment} for i, run in enumerate(runs) for segment in run.info["segments"]]
     names = ["run", "command", "profile", "areas", "start", "end", "exit", "launch"]
     columns = (
-        Column("run", "Run", True), Column("command", "Command"), Column("profile", "Profile"), Column("areas", "Areas"),
-        Column("start", "Start"), Column("end", "End"), Column("exit", "Exit", True), Column("launch", "Launch"),
+        Column("run", "Run", True), Column("command", "Command"), Column("profile", "Profile"),
+        Column("areas", "Areas"), Column("start", "Start"), Column("end", "End"), Column("exit", "Exit", True),
+        Column("launch", "Launch"),
     )  # fmt: skip
     note = "A launch without an end was cut short; what it had measured is kept."
     return Table("Launches", columns, pd.DataFrame(rows, columns=names), note)
@@ -112,16 +113,15 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     for i, run in enumerate(runs):
         who = f"Run {i + 1}" if len(runs) > 1 else "This run"
         if run.info["dirty"]:
-            found.append(
-                f"{who} was measured with uncommitted changes in the code ({revision(run.info)}): the commit alone does not reproduce it."
-            )
+            what = f"was measured with uncommitted changes in the code ({revision(run.info)})"
+            found.append(f"{who} {what}: the commit alone does not reproduce it.")
         elif run.info["commit"] is None:
             found.append(f"{who} was measured outside a checkout: no commit names its code.")
         if any(segment["end"] is None for segment in run.info["segments"]):
             found.append(f"{who} was cut short: what it had measured is kept.")
         if failed := sum(m.status == "failed" for m in run.measurements):
-            found.append(
-                f"{who} has {failed} failed measurement{'s' if failed > 1 else ''}; the reasons stand under Measurements."
-            )
-        found += run.messages
+            what = "1 failed measurement" if failed == 1 else f"{failed} failed measurements"
+            found.append(f"{who} has {what}; the reasons stand under Measurements.")
+        # Where the folder lies is no part of what it says.
+        found += [f"{who}: {message.rpartition(': ')[2]}." for message in run.messages]
     return found

@@ -14,7 +14,7 @@ from v3bench.suite.report.display import number, plain
 class Column:
     """One shown column: the frame's column, its heading, and whether it is a number (right-aligned)."""
 
-    key: str
+    key: str | int
     label: str
     number: bool = False
     show: Callable[[Any], str] | None = None
