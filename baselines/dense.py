@@ -136,11 +136,11 @@ class Attention(nn.Module):
         self.b_o = weight(D) if config.attention_bias else None
 
     def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        """Causal attention over h, and over the cache's tokens before it; ``turns`` of h's positions, (.., S, d/2)."""
+        """Causal attention over h, and over the cache's tokens before it; ``turns`` (.., S, 1, d/2)."""
         H, J, S = self.config.num_attention_heads, self.config.num_key_value_heads, h.shape[1]
         qkv = F.linear(h, self.w_qkv, self.b_qkv).unflatten(-1, (H + 2 * J, -1))
         qk, v = qkv.split([H + J, J], dim=2)
-        q, k = self.ops.rotate(qk, turns.unsqueeze(-2), interleaved=False).split([H, J], dim=2)
+        q, k = self.ops.rotate(qk, turns, interleaved=False).split([H, J], dim=2)
         lengths = None
         if cache is not None:
             seen = cache.append(layer, k, v)  # (B, L, 2J, d)

@@ -30,33 +30,50 @@ def reference(x: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
 @operation
 def grouped_gemm(x: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
     """As ``reference``; differentiable in x and w."""
-    if x.device.type == "cuda" and x.dtype == torch.bfloat16:
-        return F.grouped_mm(x, w.transpose(1, 2), offs=offsets)
-    return Looped.apply(x, w, offsets)
+    return GroupedGemm.apply(x, w, offsets) if torch.is_grad_enabled() else product(x, w, offsets)
 
 
-class Looped(torch.autograd.Function):
-    """A product per expert, each written to its place: any float dtype, any device."""
+class GroupedGemm(torch.autograd.Function):
+    """Its backward takes any gradient, also an expanded one, which torch's own grouped GEMM refuses."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
         ctx.save_for_backward(x, w, offsets)
-        out = x.new_empty(x.shape[0], w.shape[1])
-        for e, rows in segments(offsets):
-            torch.mm(x[rows], w[e].T, out=out[rows])
-        return out
+        return product(x, w, offsets)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, w, offsets = ctx.saved_tensors
-        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        dw = torch.zeros_like(w) if ctx.needs_input_grad[1] else None
-        for e, rows in segments(offsets):
-            if dx is not None:
-                torch.mm(grad[rows], w[e], out=dx[rows])
-            if dw is not None:
-                torch.mm(grad[rows].T, x[rows], out=dw[e])
+        grad = grad.contiguous()
+        dx = product(grad, w.transpose(1, 2), offsets) if ctx.needs_input_grad[0] else None
+        dw = outer(grad, x, offsets) if ctx.needs_input_grad[1] else None
         return dx, dw, None
+
+
+def product(x: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
+    """x (T, K), w (E, N, K) -> (T, N), without a gradient."""
+    if torch_has_it(x, w.shape[1]):
+        return F.grouped_mm(x, w.transpose(1, 2), offs=offsets)
+    out = x.new_empty(x.shape[0], w.shape[1])
+    for e, rows in segments(offsets):
+        torch.mm(x[rows], w[e].T, out=out[rows])
+    return out
+
+
+def outer(y: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
+    """y (T, N), x (T, K) -> (E, N, K): each expert's own y' x, zero for an expert without rows."""
+    if torch_has_it(x, y.shape[1]):
+        return F.grouped_mm(y.T, x, offs=offsets)
+    out = x.new_zeros(len(offsets), y.shape[1], x.shape[1])
+    for e, rows in segments(offsets):
+        torch.mm(y[rows].T, x[rows], out=out[e])
+    return out
+
+
+def torch_has_it(x: Tensor, width: int) -> bool:
+    """Whether torch's grouped GEMM takes x (T, K) for a result (T, width): rows must be multiples of 16 bytes."""
+    dtypes = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16,)}.get(x.device.type, ())
+    return x.dtype in dtypes and x.shape[1] * x.itemsize % 16 == 0 and width * x.itemsize % 16 == 0
 
 
 def segments(offsets: Tensor) -> list[tuple[int, slice]]:

@@ -32,10 +32,12 @@ def reference(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengt
 def mla_decode(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengths: Tensor | None = None) -> Tensor:
     """As ``reference``."""
     (B, S, H, W), L = q.shape, latents.shape[1]
-    scores = torch.bmm(q.reshape(B, S * H, W), latents.transpose(1, 2)).mul_(scale)  # (B, SH, L)
+    scores = torch.bmm(q.view(B, S * H, W), latents.transpose(1, 2)).mul_(scale)  # (B, SH, L)
     if S > 1 or lengths is not None:
         seen = visible(S, L, causal=True, window=None, lengths=lengths, device=q.device)
-        scores = scores.view(B, S, H, L).masked_fill(~seen[:, :, None], float("-inf")).view(B, S * H, L)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    weights = scores.softmax(dim=-1, dtype=wide).to(q.dtype)
+        scores = scores.view(B, S, H, L).masked_fill_(~seen[:, :, None], float("-inf")).view(B, S * H, L)
+    if q.dtype in (torch.float32, torch.float64):
+        weights = scores.softmax(dim=-1)
+    else:
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
     return torch.bmm(weights, latents[..., :value_dim]).view(B, S, H, value_dim)

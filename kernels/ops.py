@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from v3bench.kernels import attention, block_quant, grouped_gemm, mla_decode, norm, rotate, route, swiglu
+from v3bench.kernels import attention, block_quant, experts, grouped_gemm, mla_decode, norm, rotate, route, swiglu
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Ops:
     mla_decode: Callable[..., Tensor]
     swiglu: Callable[[Tensor], Tensor]
     grouped_gemm: Callable[[Tensor, Tensor, Tensor], Tensor]
+    experts: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     route: Callable[[Tensor, Tensor | None, route.Plan], route.Routing]
     dequantize: Callable[..., Tensor]
 
@@ -33,6 +34,7 @@ TORCH = Ops(
     mla_decode=mla_decode.mla_decode,
     swiglu=swiglu.swiglu,
     grouped_gemm=grouped_gemm.grouped_gemm,
+    experts=experts.experts,
     route=route.route,
     dequantize=block_quant.dequantize,
 )
@@ -45,6 +47,7 @@ REFERENCE = Ops(
     mla_decode=mla_decode.reference,
     swiglu=swiglu.reference,
     grouped_gemm=grouped_gemm.reference,
+    experts=experts.reference,
     route=route.reference,
     dequantize=block_quant.reference,
 )

@@ -26,9 +26,12 @@ def reference(x: Tensor, turns: Tensor, *, interleaved: bool = True) -> Tensor:
 
 def rotate(x: Tensor, turns: Tensor, *, interleaved: bool = True) -> Tensor:
     """As ``reference``."""
-    wide = x.to(turns.real.dtype)
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     if not interleaved:
         turned = torch.complex(*wide.chunk(2, dim=-1)) * turns
         return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    if any(step % 2 for step in (*wide.stride()[:-1], wide.storage_offset())):
+        wide = wide.contiguous()  # pairs can be read as complex numbers only where they start at even places
+    pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+    turned = torch.view_as_real(pairs * turns).view(x.shape)
+    return turned if wide is x else turned.to(x.dtype)

@@ -69,11 +69,10 @@ def reference(logits: Tensor, bias: Tensor | None, plan: Plan) -> Routing:
 def route(logits: Tensor, bias: Tensor | None, plan: Plan) -> Routing:
     """As ``reference``."""
     scores = logits.sigmoid() if plan.scoring == "sigmoid" else logits.softmax(dim=-1)  # (T, E)
-    with torch.no_grad():
-        choice = scores if bias is None else scores + bias
-        if plan.grouped:
-            choice = close_groups(choice, plan)
-        index = choice.topk(plan.top_k, dim=-1, sorted=False).indices  # (T, K)
+    choice = scores.detach() if bias is None else scores.detach() + bias
+    if plan.grouped:
+        choice = close_groups(choice, plan)
+    index = choice.topk(plan.top_k, dim=-1, sorted=False).indices  # (T, K)
     gates = scores.gather(1, index)
     if plan.normalise:
         gates = gates / (gates.sum(-1, keepdim=True) + TINY)
@@ -84,7 +83,8 @@ def route(logits: Tensor, bias: Tensor | None, plan: Plan) -> Routing:
 
 def close_groups(choice: Tensor, plan: Plan) -> Tensor:
     """choice (T, E) with the experts of all but the topk_group best groups at -inf."""
-    groups = choice.unflatten(-1, (plan.n_group, -1))  # (T, G, E/G)
+    groups = choice.view(len(choice), plan.n_group, -1)  # (T, G, E/G)
     worth = groups.amax(-1) if plan.method == "group_limited_greedy" else groups.topk(2, dim=-1).values.sum(-1)
     closed = worth.topk(plan.n_group - plan.topk_group, dim=-1, largest=False, sorted=False).indices
-    return groups.scatter(1, closed[..., None].expand(-1, -1, groups.shape[-1]), float("-inf")).flatten(-2)
+    closed = closed.unsqueeze(-1).expand(-1, -1, groups.shape[-1])
+    return groups.scatter(1, closed, float("-inf")).view_as(choice)

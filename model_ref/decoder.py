@@ -72,18 +72,17 @@ class Decoder(nn.Module):
         return Cache(layers, batch, capacity, self.entry, device=like.device, dtype=like.dtype, grows=grows)
 
     def turns(self, h: Tensor, cache: Cache | None) -> Tensor:
-        """RoPE's turns of the new tokens h (B, S, D): (S, R/2), or (B, S, R/2) where rows stand at different positions.
+        """RoPE's turns of the new tokens h (B, S, D), the same for every head.
 
-        Makes room for them in the cache.
+        (S, 1, R/2), or (B, S, 1, R/2) where rows stand at different positions. Makes room for them in the cache.
         """
         S = h.shape[1]
-        if cache is None:
-            return self.rope.run(0, S, h)
-        cache.reserve(S)
-        if cache.uniform:
-            return self.rope.run(cache.longest, S, h)
+        if cache is not None:
+            cache.reserve(S)
+        if cache is None or cache.uniform:
+            return self.rope.run(0 if cache is None else cache.longest, S, h).unsqueeze(-2)
         positions = cache.lengths[:, None] + torch.arange(S, device=h.device)
-        return self.rope.at(positions, cache.longest + S, h)
+        return self.rope.at(positions, cache.longest + S, h).unsqueeze(-2)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

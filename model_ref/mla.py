@@ -58,8 +58,7 @@ class MLA(nn.Module):
         self.scale = (N + R) ** -0.5 * softmax_factor(config.rope_scaling)
 
     def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        """Causal attention over h, and over the cache's tokens before it; ``turns`` of h's positions, (.., S, R/2)."""
-        turns = turns.unsqueeze(-2)  # (.., S, 1, R/2): the same for every head
+        """Causal attention over h and the cache's tokens before it; ``turns`` of h's positions, (.., S, 1, R/2)."""
         q_c, q_r = self.queries(h, turns)
         c_kv, k_r = self.latents(h, turns)
         lengths = None
@@ -81,7 +80,7 @@ class MLA(nn.Module):
         else:
             c_q = self.q_norm(F.linear(h, self.w_dq, self.b_dq))  # (B, S, Q)  eq. 6
             q = F.linear(c_q, self.w_uq)  # (B, S, H(N+R))  eq. 7, 8
-        q = q.unflatten(-1, (config.num_attention_heads, -1))  # eq. 9
+        q = q.view(*h.shape[:2], config.num_attention_heads, -1)  # (B, S, H, N+R)  eq. 9
         q_c, q_r = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
         return q_c, self.ops.rotate(q_r, turns)
 
@@ -90,7 +89,7 @@ class MLA(nn.Module):
         c_kv, k_r = F.linear(h, self.w_dkv, self.b_dkv).split(
             [self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1
         )
-        k_r = self.ops.rotate(k_r.unsqueeze(-2), turns).squeeze(-2)  # (B, S, R)  eq. 3
+        k_r = self.ops.rotate(k_r.unsqueeze(2), turns).squeeze(2)  # (B, S, R)  eq. 3
         return self.kv_norm(c_kv), k_r  # (B, S, C)  eq. 1
 
     def expanded(self, q_c: Tensor, q_r: Tensor, c_kv: Tensor, k_r: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -106,15 +105,15 @@ class MLA(nn.Module):
         """The same from latents (B, L, C+R), c_kv and k_r side by side: q_c W_UK c_kv is (W_UK' q_c) c_kv."""
         (B, S, H, N), C = q_c.shape, self.config.kv_lora_rank
         w_uk, w_uv = self.w_ukv.view(H, -1, C).split([N, self.config.v_head_dim], dim=1)  # (H, N, C), (H, V, C)
-        q_abs = torch.bmm(q_c.flatten(0, 1).transpose(0, 1), w_uk)  # (H, BS, C)
-        q = torch.cat((q_abs.transpose(0, 1), q_r.flatten(0, 1)), dim=-1).view(B, S, H, -1)  # (B, S, H, C+R)
+        q_abs = torch.bmm(q_c.reshape(B * S, H, N).transpose(0, 1), w_uk)  # (H, BS, C)
+        q = torch.cat((q_abs.transpose(0, 1).view(B, S, H, C), q_r), dim=-1)  # (B, S, H, C+R)
         u = self.ops.mla_decode(q, latents, value_dim=C, scale=self.scale, lengths=lengths)  # (B, S, H, C)
-        u = torch.bmm(u.flatten(0, 1).transpose(0, 1), w_uv.transpose(1, 2))  # (H, BS, V)
-        return u.transpose(0, 1).unflatten(0, (B, S))  # (B, S, H, V)
+        u = torch.bmm(u.view(B * S, H, C).transpose(0, 1), w_uv.transpose(1, 2))  # (H, BS, V)
+        return u.transpose(0, 1).reshape(B, S, H, -1)  # (B, S, H, V)
 
     def output(self, u: Tensor) -> Tensor:
         """Per-head outputs (B, S, H, V) -> (B, S, D)."""
-        return F.linear(u.flatten(-2), self.w_o, self.b_o)  # eq. 11
+        return F.linear(u.flatten(2), self.w_o, self.b_o)  # eq. 11
 
     def absorbing_is_cheaper(self, S: int) -> bool:
         """Whether S new tokens cost fewer multiplications absorbed, over a long cache.

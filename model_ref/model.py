@@ -118,7 +118,7 @@ class Model(Decoder):
         T = input_ids.shape[1] - 1
         for k, module in enumerate(self.mtp, start=1):
             e = self.embed(input_ids[:, k:T])  # (B, T-k, D)
-            h = module(h[:, : T - k], e, self.rope.run(0, T - k, e), routings=routings)
+            h = module(h[:, : T - k], e, self.turns(e, None), routings=routings)
             yield h
 
     def moe_blocks(self) -> list[MoE]:

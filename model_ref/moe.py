@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from v3bench.kernels.experts import combine, dispatch, sort_by_expert
 from v3bench.kernels.ops import Ops
 from v3bench.kernels.route import Plan, Routing
 from v3bench.model_ref.config import Config
@@ -90,16 +89,11 @@ class Experts(nn.Module):
         E, D, F_ = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         self.w_gate_up = nn.Parameter(torch.empty(E, 2 * F_, D, device=device, dtype=dtype))
         self.w_down = nn.Parameter(torch.empty(E, D, F_, device=device, dtype=dtype))
-        self.grouped_gemm, self.swiglu = ops.grouped_gemm, ops.swiglu
+        self.experts = ops.experts
 
     def forward(self, tokens: Tensor, routing: Routing) -> Tensor:
         """tokens (T, D) -> (T, D), the routed sum of eq. 12."""
-        E, K = self.w_down.shape[0], routing.index.shape[1]
-        order = sort_by_expert(routing.index, E)
-        x = dispatch(tokens, order, K)  # (TK, D)
-        a = self.swiglu(self.grouped_gemm(x, self.w_gate_up, order.offsets))  # (TK, F)
-        y = self.grouped_gemm(a, self.w_down, order.offsets)  # (TK, D)
-        return combine(y, routing.gates, order)
+        return self.experts(tokens, routing.gates, routing.index, self.w_gate_up, self.w_down)
 
 
 class FFN(nn.Module):
