@@ -12,7 +12,6 @@ from v3bench.model_ref.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
-
     from v3bench.baselines.dense import Dense
     from v3bench.kernels.ops import Ops
     from v3bench.model_ref.model import Model

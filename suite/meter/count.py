@@ -9,7 +9,7 @@ is computed, so a 671B model is counted without weights; a Triton kernel could n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +83,7 @@ class Weights:
         self.parts[tensor.untyped_storage()._cdata] = part
         self.kept.append(tensor)
 
-    def part(self, values: Any) -> str:
+    def part(self, values: Iterable[Any]) -> str:
         """The part of the first weight among the values; "other" without one."""
         for value in values:
             if isinstance(value, Tensor) and (part := self.parts.get(value.untyped_storage()._cdata)):
@@ -108,12 +108,12 @@ class Aten(TorchDispatchMode):
         kwargs = kwargs or {}
         name = name_of(func)
         if func.namespace == "aten" and name in PRODUCTS:
-            flops = product(name, args, kwargs)
+            flops = product(name, args)
             if self.within:
                 self.count.inside[self.within] += flops
             else:
                 self.count.by_operation[name] += flops
-                self.count.by_part[self.weights.part(args)] += flops
+                self.count.by_part[self.weights.part(args[i] for i in PRODUCTS[name])] += flops
             return func(*args, **kwargs)
         free = self.within or is_free(func)
         if not free:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ PRODUCTS: dict[str, tuple[int, int]] = {
 
 # Besides these, what torch itself marks as pointwise or as a view is free.
 FREE: dict[str, str] = {
-    "shape and storage": "_unsafe_view resize_ set_ unsafe_split unsafe_split_with_sizes _local_scalar_dense equal "
+    "shape and storage": "_unsafe_view resize_ set_ unsafe_split unsafe_split_with_sizes _local_scalar_dense "
     "is_same_size expand_copy permute_copy view_copy as_strided_ unbind_copy detach_",
     "making tensors": "empty empty_like empty_strided new_empty new_empty_strided new_zeros new_ones new_full zeros "
     "zeros_like ones ones_like full full_like eye arange linspace scalar_tensor tril triu tril_ triu_ "
@@ -62,7 +63,7 @@ class Products(NamedTuple):
     whole: int
 
 
-def product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def product(name: str, args: tuple[Any, ...]) -> int:
     """FLOPs of one of PRODUCTS: every output element is a sum over the shared dimension."""
     left, right = (args[i] for i in PRODUCTS[name])
     if "grouped" not in name:
@@ -137,6 +138,7 @@ def ends(lengths: Tensor | None, batch: int, L: int) -> list[int]:
     return [int(end) for end in lengths.tolist()]
 
 
+@cache
 def pairs(S: int, end: int, *, causal: bool, window: int | None = None) -> int:
     """Query-key pairs of the last S of ``end`` positions, one by one: the plain definition."""
     total = 0

@@ -50,7 +50,7 @@ def elementwise(name: str, operands: tuple[Any, ...]) -> Tensor | None:
     if len(operands) > 2 or not all(x.is_meta and in_order(x) for x in tensors):
         return None
     dtype = torch.result_type(*operands) if len(operands) == 2 else tensors[0].dtype
-    if name in FLOATING and not (dtype.is_floating_point or dtype.is_complex) or dtype == torch.bool:
+    if (name in FLOATING and not (dtype.is_floating_point or dtype.is_complex)) or dtype == torch.bool:
         return None
     return tensors[0].new_empty(torch.broadcast_shapes(*(x.shape for x in tensors)), dtype=dtype)
 
