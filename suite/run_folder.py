@@ -44,8 +44,9 @@ def load_run(path: str | Path) -> Run:
     info = read_info(path)
     found, whole, size = read_records(path)
     cut = (f"{path / RECORDS}: the last line is cut off in the middle and is ignored",) if whole < size else ()
+    launches = {segment["launch"] for segment in info["segments"]}
     for n, record in enumerate(found, 1):
-        if record.launch not in {segment["launch"] for segment in info["segments"]}:
+        if record.launch not in launches:
             raise BadInput(
                 f"line {n} has launch {record.launch!r}", where=str(path / RECORDS), right="a launch of run.json"
             )

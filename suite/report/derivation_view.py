@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger.derivations import Input
 from v3bench.suite.ledger.evidence import Row
 from v3bench.suite.ledger.expressions import names
 from v3bench.suite.ledger.units import from_si
 from v3bench.suite.ledger.verdict import Judged
-from v3bench.suite.ledger.workings import Step, Value, Worked, sensitivity, work_out
+from v3bench.suite.ledger.workings import Step, Value, Worked, work_out
 from v3bench.suite.report.display import amount
 from v3bench.suite.report.tables import Column, Table
 
@@ -113,8 +114,18 @@ def sensitivity_table(judged: Judged) -> Table | None:
     """What the claim's step becomes from other inputs, when its derivation has variants."""
     for row in (*judged.deciding, *judged.evidence):
         if row.worked and row.worked.derivation.variants:
-            rows = sensitivity(row.worked.derivation.name, step_of(row))
-            frame = pd.DataFrame([{"label": label, "value": amount(value, unit)} for label, value, unit in rows])
-            columns = (Column("label", "Inputs"), Column("value", step_of(row), True))
-            return Table("The same step from other inputs", columns, frame)
+            name, step = row.worked.derivation.name, step_of(row)
+            labels = {"": "as published"} | {key: v.label for key, v in row.worked.derivation.variants.items()}
+            rows = [{"label": label, "value": outcome(name, key, step)} for key, label in labels.items()]
+            columns = (Column("label", "Inputs"), Column("value", step, True))
+            return Table("The same step from other inputs", columns, pd.DataFrame(rows))
     return None
+
+
+def outcome(name: str, variant: str, step: str) -> str:
+    """A step's value in one variant, or why it cannot be worked out: one broken variant takes no other with it."""
+    try:
+        worked = work_out(name, variant).steps[step]
+    except BadInput as error:
+        return f"fails: {error}"
+    return amount(worked.shown, worked.value.unit)

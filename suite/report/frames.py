@@ -66,8 +66,9 @@ def quartiles(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     low = np.floor(at).astype(np.int64)
     high = np.minimum(low + 1, (starts + counts - 1)[:, None])
     part = at - low
-    # both ends weighted, so that equal samples give exactly that value
-    return np.where(values[low] == values[high], values[low], values[low] * (1 - part) + values[high] * part)
+    between = values[low] * (1 - part) + values[high] * part
+    exact: np.ndarray = np.where(values[low] == values[high], values[low], between)  # equal samples give that value
+    return exact
 
 
 def untaken_frame(records: pd.DataFrame) -> pd.DataFrame:
