@@ -15,7 +15,6 @@ from v3bench.model_ref.config_json import (
     RopeScaling,
     architecture,
     check_type,
-    closest,
     is_inert,
     number,
     override,
@@ -23,6 +22,7 @@ from v3bench.model_ref.config_json import (
     read_quantization,
     read_rope,
     shown,
+    understood,
 )
 from v3bench.model_ref.errors import BadInput
 
@@ -84,7 +84,7 @@ class ModelConfig:
                 raise BadInput(
                     f"key {key!r} = {shown(value)} is not understood for {model_type}",
                     where=where,
-                    right=closest(key, types) or "a field of this architecture, or an inert key with a harmless value",
+                    right=understood(key, types, table["inert"]),
                 )
         if missing := sorted(types.keys() - values.keys()):
             raise BadInput(f"config lacks {', '.join(missing)}", where=where)
@@ -105,7 +105,7 @@ class ModelConfig:
             if isinstance(value, int) and not isinstance(value, bool):
                 least = 0 if f.name in self.MAY_BE_ZERO else 1
                 if value < least:
-                    raise BadInput(f"{f.name} is {value}", where=where, right=f"an integer of at least {least}")
+                    raise BadInput(f"{f.name} is {shown(value)}", where=where, right=f"an integer of at least {least}")
             if isinstance(value, float):
                 number(f.name, value, where, least=0.0 if f.name in self.MAY_BE_ZERO else None)
         if self.hidden_act != "silu":

@@ -82,15 +82,25 @@ def architecture(model_type: str) -> dict[str, Any]:
 def is_inert(key: str, value: Any, raw: dict[str, Any], inert: dict[str, Any]) -> bool:
     """Whether the key, with this value, changes nothing here.
 
-    The table says "any", or the list of harmless values, or "= a + b": null or the sum of those other keys.
+    The table says "any", or the list of harmless values, or "= a + b": null or the sum of those other keys. Where one
+    of those is missing it is the missing one that is wrong.
     """
     allowed = inert.get(key)
     if isinstance(allowed, str) and allowed.startswith("= "):
         parts = [raw.get(name) for name in allowed[2:].split(" + ")]
-        return value is None or (all(isinstance(part, int) for part in parts) and value == sum(parts))  # type: ignore[arg-type]
+        sizes = [part for part in parts if isinstance(part, int)]
+        return value is None or len(sizes) < len(parts) or value == sum(sizes)
     if isinstance(allowed, list):
         return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
     return allowed == "any"
+
+
+def understood(key: str, known: Iterable[str], inert: dict[str, Any]) -> str:
+    """What would be right in place of a key, or of its value, that is refused."""
+    allowed = inert.get(key)
+    if isinstance(allowed, list):
+        return " or ".join(json.dumps(one) for one in allowed)
+    return allowed or closest(key, known) or "a field of this architecture"
 
 
 def closest(key: str, known: Iterable[str]) -> str:
