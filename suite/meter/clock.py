@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 Clock = Callable[[Callable[[], object]], float]
 
@@ -41,9 +41,14 @@ class Cuda:
         return float(self.start.elapsed_time(self.end)) * 1e-3
 
 
-def for_device(device: str) -> tuple[Clock, str]:
-    """(clock, its name in a Measurement) for "cpu" or "cuda"."""
-    return (Cuda(), "device-hot") if device == "cuda" else (host, "host")
+def for_device(device: str) -> Clock:
+    """The clock of "cpu" or "cuda"."""
+    return Cuda() if device == "cuda" else host
+
+
+def name_for(device: str) -> Literal["device-hot", "host"]:
+    """That clock's name in a Measurement."""
+    return "device-hot" if device == "cuda" else "host"
 
 
 class Replay:

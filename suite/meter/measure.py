@@ -11,19 +11,24 @@ from v3bench.suite.meter.clock import Clock
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: ``rounds`` samples after ``warmup`` calls, fewer when ``seconds`` are used up."""
+    """How much is measured: ``rounds`` samples after ``warmup`` calls, but fewer once ``seconds`` are used up.
+
+    At least ``fewest`` are taken, below which the interval of a median has no 95 % (see statistics.py); on a machine
+    so slow that they take ``PATIENCE`` times as long, fewer still.
+    """
 
     rounds: int
     warmup: int
     seconds: float
-    fewest: int = 6  # below this, the interval of a median has no 95 % (see statistics.py)
+    fewest: int = 6
 
 
+PATIENCE = 4
 EFFORTS = {
     "smoke": Effort(rounds=6, warmup=1, seconds=0.5),
-    "quick": Effort(rounds=40, warmup=3, seconds=4.0),
-    "standard": Effort(rounds=100, warmup=5, seconds=20.0),
-    "full": Effort(rounds=100, warmup=5, seconds=15.0),
+    "quick": Effort(rounds=40, warmup=2, seconds=1.3),
+    "standard": Effort(rounds=100, warmup=3, seconds=9.0),
+    "full": Effort(rounds=100, warmup=3, seconds=9.0),
 }
 ONCE = Effort(rounds=1, warmup=0, seconds=0.0, fewest=1)
 
@@ -43,9 +48,9 @@ def interleaved(
         for run in runs.values():
             clock(run)
     samples: dict[str, list[float]] = {name: [] for name in runs}
-    end = now() + effort.seconds * len(runs)
+    start, budget = now(), effort.seconds * len(runs)
     for cycle in range(effort.rounds):
-        if cycle >= effort.fewest and now() >= end:
+        if cycle and now() - start >= budget * (1 if cycle >= effort.fewest else PATIENCE):
             break
         for name in list(runs) if cycle % 2 == 0 else list(runs)[::-1]:
             samples[name].append(clock(runs[name]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from v3bench.suite.ledger.cases import Case
@@ -76,12 +76,17 @@ class Recorder:
             pytest.fail(f"gate: {reason}", pytrace=False)
 
     def timed(
-        self, build: Callable[[], Mapping[str, Callable[[], object]]], *, convention: str = "", precision: str = ""
+        self,
+        build: Callable[[], Mapping[str, Callable[[], object]]],
+        *,
+        per: int = 1,
+        convention: str = "",
+        precision: str = "",
     ) -> None:
         """Time all series of the case together, interleaved, once in a session; record the samples of each.
 
-        ``build`` runs the gate and gives the callables, by series. The items of the other series find the samples
-        taken, as does a resumed run.
+        ``build`` runs the gate and gives the callables, by series; a call does ``per`` of what a sample is of. The
+        items of the other series find the samples taken, as does a resumed run.
         """
         name = self.case.name
         if name in self.session.spoiled:
@@ -94,20 +99,19 @@ class Recorder:
             if all(stored.values()):
                 self.session.times[name] = {series: found[-1].samples for series, found in stored.items()}
             else:
-                self.measure(build(), convention, precision)
+                self.session.times[name] = samples = self.measure(build(), per)
+                clock = clocks.name_for(self.session.plan.device)
+                for series, taken in samples.items():
+                    self(taken, series=series, convention=convention, precision=precision, clock=clock)
         self.shown = self.session.times[name][self.series]
 
-    def measure(self, runs: Mapping[str, Callable[[], object]], convention: str, precision: str) -> None:
-        """Take the samples of every series, and put them up for recording."""
+    def measure(self, runs: Mapping[str, Callable[[], object]], per: int) -> dict[str, tuple[float, ...]]:
+        """Samples of every series, in seconds, once the gate has passed."""
         self.passed()
         if set(runs) != set(self.case.series):
             raise ValueError(f"case {self.case.name} has series {', '.join(self.case.series)}, not {', '.join(runs)}")
-        clock, clock_name = clocks.for_device(self.session.plan.device)
-        samples = interleaved(runs, clock, self.effort)
-        self.session.times[self.case.name] = samples
-        assert clock_name in get_args(Clock)
-        for series, taken in samples.items():
-            self(taken, series=series, convention=convention, precision=precision, clock=clock_name)  # type: ignore[arg-type]
+        taken = interleaved(runs, clocks.for_device(self.session.plan.device), self.effort)
+        return {series: tuple(seconds / per for seconds in samples) for series, samples in taken.items()}
 
     def show(self) -> None:
         """Hand pytest-benchmark what was found: the samples as its rounds, or, for what is no time, how long it took.
