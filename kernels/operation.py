@@ -22,7 +22,7 @@ def operation(function: F) -> F:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        tensors = tuple(a for a in args if isinstance(a, torch.Tensor))
+        tensors = tuple(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
         if has_torch_function(tensors):
             return handle_torch_function(call, tensors, *args, **kwargs)
         return function(*args, **kwargs)

@@ -54,7 +54,8 @@ def text_table(description: dict[str, Any], config: AnyConfig) -> str:
     """The description for a terminal: parameters by part, KV cache in B, kB and KiB, every FLOP convention."""
     lines = [f"{description['name']} ({description['architecture']}), {description['seq_len']} tokens per sequence"]
     for section in (parameter_lines(config), kv_lines(config), flop_lines(description), counted_lines(description)):
-        lines += ["", *section] if (section := list(section)) else []
+        shown = list(section)
+        lines += ["", *shown] if shown else []
     return "\n".join(lines)
 
 

@@ -46,7 +46,7 @@ def bytes_per_token(config: AnyConfig, storage: str = "bf16") -> int | None:
 
 
 def bytes_per_sequence(config: AnyConfig, seq_len: int, storage: str = "bf16") -> int | None:
-    """B of one sequence of seq_len tokens; a layer with a sliding window keeps no more than its window."""
+    """B of one sequence of seq_len tokens; a layer with a sliding window need keep no more than its window."""
     one = bytes_per_token_and_layer(config, storage)
     kept = sum(cached_tokens(config, layer, seq_len) for layer in range(config.num_hidden_layers))
     return None if one is None else one * kept

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,6 +149,7 @@ class Functions(TorchFunctionMode):
                 raise CountError(f"{name} is an operation without a formula")
             return func(*args, **kwargs)
         known = OPERATIONS[name]
+        args, kwargs = known.bind(args, kwargs)
         try:
             needed, whole = known.products(*args, **kwargs)
         except ValueError as error:
@@ -162,13 +164,13 @@ class Functions(TorchFunctionMode):
 
         tally(1, short)
         work = known.empty if args[0].is_meta else func
-        tensors = [x for x in args if isinstance(x, Tensor) and x.is_floating_point()]
+        tensors = args[: known.operands]
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
             with self.hidden(short):
                 return work(*args, **kwargs)
         if not all(x.requires_grad for x in tensors):
             raise CountError(f"{name}: the backward pass of only some operands is not understood")
-        return Opaque.apply(self, short, work, tally, args, kwargs, *tensors)
+        return Opaque.apply(self, short, partial(work, **kwargs), tally, args[known.operands :], *tensors)
 
     @contextmanager
     def hidden(self, name: str) -> Iterator[None]:
@@ -184,13 +186,12 @@ class Opaque(torch.autograd.Function):
     """A function counted by its arguments, backward too: each of its products has two of the same size there."""
 
     @staticmethod
-    def forward(ctx: Any, mode: Functions, name: str, work: Any, tally: Any, args: Any, kwargs: Any, *_: Tensor) -> Any:
-        leaves = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in args]
+    def forward(ctx: Any, mode: Functions, name: str, work: Any, tally: Any, rest: Any, *operands: Tensor) -> Any:
+        ctx.inputs = [x.detach().requires_grad_() for x in operands]
         with torch.enable_grad(), mode.hidden(name):
-            out = work(*leaves, **kwargs)
-        ctx.mode, ctx.name, ctx.tally, ctx.out = mode, name, tally, out
-        ctx.inputs = [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
-        return out.detach()
+            ctx.out = work(*ctx.inputs, *rest)
+        ctx.mode, ctx.name, ctx.tally = mode, name, tally
+        return ctx.out.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -200,7 +201,7 @@ class Opaque(torch.autograd.Function):
         else:
             with ctx.mode.hidden(f"{ctx.name}_backward"):
                 grads = torch.autograd.grad(ctx.out, ctx.inputs, grad)
-        return (None,) * 6 + grads
+        return (None,) * 5 + grads
 
 
 def is_large(value: Any) -> bool:

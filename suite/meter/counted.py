@@ -130,7 +130,7 @@ def counted_model(config: AnyConfig, seq_len: int) -> dict[str, Any]:
         "flops_by_part": {"prefill_causal": dict(forward.by_part), "decode": dict(one.by_part)},
         "flops_by_operation": {"prefill_causal": dict(forward.by_operation), "decode": dict(one.by_operation)},
     }
-    if mtp_parts and seq_len > len(model.mtp):
+    if mtp_parts and isinstance(config, Config) and seq_len > config.num_nextn_predict_layers:
         extra = mtp(model, seq_len)
         counted["flops"]["mtp"] = extra.total
         counted["flops_by_part"]["mtp"] = dict(extra.by_part)

@@ -11,6 +11,7 @@ number of elements, not with a product of three sizes.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -65,6 +66,8 @@ class Products(NamedTuple):
 
 def product(name: str, args: tuple[Any, ...]) -> int:
     """FLOPs of one of PRODUCTS: every output element is a sum over the shared dimension."""
+    left: Tensor
+    right: Tensor
     left, right = (args[i] for i in PRODUCTS[name])
     if "grouped" not in name:
         return 2 * left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
@@ -113,19 +116,19 @@ def grouped_gemm(x: Tensor, w: Tensor, offsets: Tensor) -> Products:
 
 
 def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
-    scale: float | None = None, enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
 ) -> Products:  # fmt: skip
-    """torch's scaled_dot_product_attention: q (.., H, S, d), k (.., J, L, d), v (.., J, L, v)."""
-    rows, S, L = q[..., 0, 0].numel(), q.shape[-2], k.shape[-2]  # rows: batch and heads
+    """torch's scaled_dot_product_attention: query (.., H, S, d), key (.., J, L, d), value (.., J, L, v)."""
+    rows, S, L = math.prod(query.shape[:-2]), query.shape[-2], key.shape[-2]  # rows: batch and heads
     if attn_mask is not None:
         if attn_mask.is_meta:
             raise ValueError("a mask on the meta device has no values to count")
         kept = attn_mask if attn_mask.dtype == torch.bool else attn_mask > torch.finfo(attn_mask.dtype).min
-        seen = int(kept.expand(*q.shape[:-1], L).sum())
+        seen = int(kept.expand(*query.shape[:-1], L).sum())
     else:
         seen = rows * (sum(min(i + 1, L) for i in range(S)) if is_causal else S * L)
-    width = 2 * (q.shape[-1] + v.shape[-1])
+    width = 2 * (query.shape[-1] + value.shape[-1])
     return Products(width * seen, width * rows * S * L)
 
 
@@ -149,7 +152,7 @@ def pairs(S: int, end: int, *, causal: bool, window: int | None = None) -> int:
     return total
 
 
-def empty_attention(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+def empty_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
     return q.new_empty(*q.shape[:-1], v.shape[-1])
 
 
@@ -167,13 +170,19 @@ class Operation(NamedTuple):
     part: str  # "" where the weight among its arguments says it
     products: Callable[..., Products]
     empty: Callable[..., Tensor]
+    operands: int  # of the first arguments, those that are multiplied
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with those given by name put in their places."""
+        bound = inspect.signature(self.products).bind(*args, **kwargs)
+        return bound.args, bound.kwargs
 
 
 OPERATIONS: dict[str, Operation] = {
-    "v3bench.kernels.attention.attention": Operation("attention", attention, empty_attention),
-    "v3bench.kernels.mla_decode.mla_decode": Operation("attention", mla_decode, empty_mla),
-    "v3bench.kernels.grouped_gemm.grouped_gemm": Operation("", grouped_gemm, empty_grouped),
-    "torch.scaled_dot_product_attention": Operation("attention", fused_attention, empty_attention),
+    "v3bench.kernels.attention.attention": Operation("attention", attention, empty_attention, 3),
+    "v3bench.kernels.mla_decode.mla_decode": Operation("attention", mla_decode, empty_mla, 2),
+    "v3bench.kernels.grouped_gemm.grouped_gemm": Operation("", grouped_gemm, empty_grouped, 2),
+    "torch.scaled_dot_product_attention": Operation("attention", fused_attention, empty_attention, 3),
 }
 
 

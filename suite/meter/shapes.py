@@ -30,7 +30,7 @@ def result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor |
     if name == "cat":
         return cat(*args)
     if name == "polar" and all(map(plain, args)) and args[0].shape == args[1].shape:
-        return args[0].new_empty(args[0].shape, dtype=args[0].dtype.to_complex())
+        return polar(args[0])
     return None
 
 
@@ -52,7 +52,11 @@ def elementwise(name: str, operands: tuple[Any, ...]) -> Tensor | None:
     dtype = torch.result_type(*operands) if len(operands) == 2 else tensors[0].dtype
     if (name in FLOATING and not (dtype.is_floating_point or dtype.is_complex)) or dtype == torch.bool:
         return None
-    return tensors[0].new_empty(torch.broadcast_shapes(*(x.shape for x in tensors)), dtype=dtype)
+    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
+    whole = any(x.shape == shape and 0 not in x.stride() for x in tensors)
+    if not whole and (len(shape) > 2 or not all(map(plain, tensors))):
+        return None  # of several broadcast operands none decides the order of strides
+    return tensors[0].new_empty(shape, dtype=dtype)
 
 
 def mean(x: Tensor, dims: list[int], keepdim: bool = False) -> Tensor | None:
@@ -61,6 +65,10 @@ def mean(x: Tensor, dims: list[int], keepdim: bool = False) -> Tensor | None:
     reduced = {dim % x.dim() for dim in dims}
     shape = [1 if i in reduced else n for i, n in enumerate(x.shape) if keepdim or i not in reduced]
     return x.new_empty(shape)
+
+
+def polar(radius: Tensor) -> Tensor:
+    return radius.new_empty(radius.shape, dtype=radius.dtype.to_complex())
 
 
 def arange(*bounds: Any, **options: Any) -> Tensor | None:

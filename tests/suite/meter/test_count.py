@@ -131,6 +131,35 @@ def test_the_latent_formula_is_what_its_products_do():
     assert count.by_operation == count.inside == {"mla_decode": 2 * 2 * 4 * 9 * (12 + 8)}
 
 
+def test_arguments_given_by_name_are_counted_too():
+    q = torch.empty(1, 2, 4, 8, device="meta")
+    k = torch.empty(1, 3, 4, 8, device="meta")
+    w, offsets = torch.empty(3, 5, 4, device="meta"), torch.empty(3, dtype=torch.int32, device="meta")
+    with counting() as count:
+        attention(q, k=k, v=k, scale=1.0)
+        grouped_gemm(torch.empty(7, 4, device="meta"), w=w, offsets=offsets)
+        grouped_gemm(x=torch.empty(7, 4, device="meta"), w=w, offsets=offsets)
+        F.scaled_dot_product_attention(query=q, key=q, value=q)
+    assert count.by_operation == {
+        "attention": 2 * 4 * 5 * 16,
+        "grouped_gemm": 2 * 2 * 7 * 4 * 5,
+        "scaled_dot_product_attention": 2 * 2 * 4 * 4 * 16,
+    }
+
+
+def test_inference_mode_is_counted_alike():
+    x, w, b = torch.ones(2, 3, 4), torch.ones(5, 4), torch.ones(5)
+    with counting() as count, torch.inference_mode():
+        F.rms_norm(F.linear(x, w, b), (5,), b)
+    assert count.total == 2 * 2 * 3 * 4 * 5
+
+
+def test_a_frozen_operand_of_a_function_counted_by_its_arguments_stops_the_count():
+    x, w = torch.ones(4, 4, requires_grad=True), torch.ones(1, 4, 4)
+    with pytest.raises(CountError, match="only some operands"), counting():
+        grouped_gemm(x, w, torch.tensor([4], dtype=torch.int32))
+
+
 def test_rows_of_different_lengths_are_counted_by_their_own():
     q, latents = torch.randn(2, 1, 4, 12), torch.randn(2, 9, 12)
     with counting() as count:

@@ -102,6 +102,14 @@ def test_every_preset(preset):
     assert parts == {part: n for part, n in flops.forward_parts(config, 4096).items() if n}
 
 
+@pytest.mark.parametrize("seq_len", [1, 2, 4097])
+def test_odd_lengths_and_windows(seq_len):
+    window = {"use_sliding_window": True, "sliding_window": 1000, "max_window_layers": 20}
+    for preset, keys in ((MOE, {"num_nextn_predict_layers": 2}), ("qwen2.5-7b", window)):
+        got = describe(*load(preset, keys), seq_len, count=True)
+        assert [check for check in got["counted"]["checks"] if not check["agrees"]] == []
+
+
 @settings(deadline=None, max_examples=25)
 @given(latent_configs(), st.integers(1, 9), st.sampled_from(["cpu", "meta"]))
 def test_random_latent_models(config, S, device):
