@@ -16,7 +16,7 @@ from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import hardware
 from v3bench.suite.ledger.data import HERE, choose, record, tables
 from v3bench.suite.ledger.expressions import FUNCTIONS, names
-from v3bench.suite.ledger.lawbook import LAWS
+from v3bench.suite.ledger.lawbook import FREE, LAWS
 from v3bench.suite.ledger.sources import Status
 from v3bench.suite.ledger.units import unit
 from v3bench.suite.models import presets
@@ -84,7 +84,7 @@ def load(folder: Path = FOLDER) -> dict[str, Derivation]:
 def check(derivation: Derivation, where: str) -> None:
     """Raise BadInput for a step that cannot be worked out: unknown name, function, unit or model."""
     known = set(derivation.inputs)
-    functions = set(FUNCTIONS) | (set(LAWS) if derivation.model else set())
+    functions = set(FUNCTIONS) | set(FREE) | (set(LAWS) if derivation.model else set())
     for step, expression, text in derivation.steps:
         at = f"{where}: step {step}"
         if step in known:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -108,8 +107,7 @@ def combine(kind: type[ast.operator], left: Quantity, right: Quantity) -> Quanti
     if kind is ast.Pow:
         if right.dimension != NONE or abs(right.value) > LARGEST_POWER:
             raise BadInput(f"power {right.value}", right=f"a plain number up to {LARGEST_POWER}")
-        power = Fraction(right.value).limit_denominator(1000)
-        return Quantity(left.value**right.value, tuple(p * power for p in left.dimension))
+        return Quantity(left.value**right.value, tuple(p * right.value for p in left.dimension))
     if kind is ast.Mult:
         dimension = tuple(a + b for a, b in zip(left.dimension, right.dimension, strict=True))
     elif kind in (ast.Div, ast.FloorDiv):
@@ -162,17 +160,17 @@ FUNCTIONS: dict[str, Function] = {
 }  # fmt: skip
 
 
-def filled(text: str, shown: Mapping[str, str], model: str = "") -> str:
+def filled(text: str, shown: Mapping[str, str], model: str = "", of_model: Container[str] = ()) -> str:
     """The expression with every name replaced by what ``shown`` gives for it: the formula with the numbers put in.
 
-    A function bound to a model shows that model's name as its first argument.
+    The functions ``of_model`` show the model's name as their first argument.
     """
 
     class Fill(ast.NodeTransformer):
         def visit_Call(self, node: ast.Call) -> ast.Call:
             args = [self.visit(arg) for arg in node.args]
-            if isinstance(node.func, ast.Name) and node.func.id not in FUNCTIONS:
-                args.insert(0, ast.Name(id=model or "-", ctx=ast.Load()))
+            if isinstance(node.func, ast.Name) and node.func.id in of_model:
+                args.insert(0, ast.Name(id=model, ctx=ast.Load()))
             return ast.Call(func=node.func, args=args, keywords=[])
 
         def visit_Name(self, node: ast.Name) -> ast.Name:

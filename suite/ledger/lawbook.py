@@ -63,11 +63,43 @@ def routing(name: str) -> Callable[..., float]:
     return law
 
 
+def mtp_flops(config: AnyConfig, seq_len: float) -> float:
+    from v3bench.suite.laws import flops
+
+    return flops.mtp(config, int(seq_len))
+
+
+def numerics(name: str, *fixed: str) -> Callable[..., float]:
+    def law(*numbers: float) -> float:
+        from v3bench.suite.laws import numerics as law_of
+
+        whole = [int(n) if float(n).is_integer() else n for n in numbers]
+        return float(getattr(law_of, name)(*whole, *fixed))
+
+    return law
+
+
+def prime_power(q: float) -> float:
+    from v3bench.suite.laws import topology
+
+    return int(topology.is_prime_power(int(q)))
+
+
+def unit_price(name: str) -> Callable[..., float]:
+    def law(*numbers: float) -> float:
+        from v3bench.suite.ledger import prices
+
+        return float(getattr(prices, name)(*numbers))
+
+    return law
+
+
 LAWS: dict[str, tuple[Callable[..., float], str]] = {
     "params_total": (parameters("total"), "params"),
     "params_activated": (parameters("activated"), "params"),
     "params_without_embedding": (parameters("activated_without_input_embedding"), "params"),
     "params_mtp": (parameters("mtp"), "params"),
+    "params_mtp_activated": (parameters("mtp_activated"), "params"),
     "kv_bytes": (kv_bytes("bf16"), "B"),
     "kv_bytes_fp8": (kv_bytes("fp8"), "B"),
     "kv_bytes_flashmla": (kv_bytes("fp8_flashmla"), "B"),
@@ -75,6 +107,7 @@ LAWS: dict[str, tuple[Callable[..., float], str]] = {
     "forward_flops_full": (forward_flops(causal=False), "FLOP"),
     "forward_flops_no_router": (forward_flops(causal=True, router=False), "FLOP"),
     "decode_flops": (decode_flops, "FLOP"),
+    "mtp_flops": (mtp_flops, "FLOP"),
     "groups_mean": (routing("mean_groups"), "1"),
     "groups_all": (routing("chance_of_all_groups"), "1"),
     "groups_within_limit": (routing("chance_within_limit"), "1"),
@@ -83,11 +116,26 @@ LAWS: dict[str, tuple[Callable[..., float], str]] = {
 }
 
 
+FREE: dict[str, tuple[Callable[..., float], str]] = {
+    "is_prime_power": (prime_power, "1"),
+    "sum_error_uniform": (numerics("accumulation_error", "uniform"), "1"),
+    "sum_error_normal": (numerics("accumulation_error", "normal"), "1"),
+    "logfmt_steps": (numerics("logfmt_steps"), "1"),
+    "logfmt_worst_error": (numerics("logfmt_worst_error"), "1"),
+    "prices_fit": (unit_price("prices_fit"), "1"),
+    "price_low": (unit_price("price_low"), "$"),
+    "price_high": (unit_price("price_high"), "$"),
+}
+
+
 def bound(model: str) -> dict[str, Function]:
-    """The laws as functions of an expression, bound to a model; none without a model."""
-    if not model:
-        return {}
-    return {name: bind(model, *law) for name, law in LAWS.items()}
+    """The laws as functions of an expression: those of a model bound to it, if there is one, and those of no model."""
+    found = {name: free(*law) for name, law in FREE.items()}
+    return found | {name: bind(model, *law) for name, law in LAWS.items()} if model else found
+
+
+def free(law: Callable[..., float], unit_of_result: str) -> Function:
+    return lambda *args: Quantity(law(*(plain(arg) for arg in args)), unit(unit_of_result)[1])
 
 
 def bind(model: str, law: Callable[..., float], unit_of_result: str) -> Function:

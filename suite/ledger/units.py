@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from functools import cache
 
 from v3bench.model_ref.errors import BadInput
 
-Dimension = tuple[Fraction, ...]  # powers of byte, second, floating-point operation, dollar
-NONE: Dimension = (Fraction(0),) * 4
-BYTE, SECOND, FLOP, DOLLAR = (tuple(Fraction(int(i == j)) for j in range(4)) for i in range(4))
-PER_SECOND = tuple(-power for power in SECOND)
+Dimension = tuple[float, ...]  # powers of byte, second, floating-point operation, dollar
+NONE: Dimension = (0.0,) * 4
+BYTE, SECOND, FLOP, DOLLAR = (tuple(float(i == j) for j in range(4)) for i in range(4))
+PER_SECOND = tuple(0.0 - power for power in SECOND)
 
 ATOMS: dict[str, tuple[float, Dimension]] = {
     "1": (1, NONE), "x": (1, NONE), "%": (0.01, NONE),

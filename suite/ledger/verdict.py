@@ -112,6 +112,8 @@ def weigh(claim: Claim, found: Sequence[Row], run: Index) -> Weighed:
     best = min((row.scale for row in sure), key=SCALES.index)
     judged = [(row, compare(row, accepts(claim))) for row in sure if row.scale == best]
     outcomes = {outcome for _, outcome in judged}
+    if outcomes == {"deviates"} and len({row.value > accepts(claim)[1] for row, _ in judged}) == 2:
+        outcomes = {"ambiguous"}  # conventions on both sides of the published value
     said = "; ".join(dict.fromkeys(say(row, outcome, claim, len(judged) > 1) for row, outcome in judged))
     others = [row for row in found if row not in sure and row.basis != "published"]
     why = "; ".join(part for part in (said, aside(others, accepts(claim)), claim.note) if part)

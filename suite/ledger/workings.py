@@ -11,7 +11,7 @@ from v3bench.suite.ledger import hardware
 from v3bench.suite.ledger.data import choose
 from v3bench.suite.ledger.derivations import Derivation, Input, Variant, load
 from v3bench.suite.ledger.expressions import FUNCTIONS, Quantity, evaluate, filled, names
-from v3bench.suite.ledger.lawbook import bound, config_of
+from v3bench.suite.ledger.lawbook import LAWS, bound, config_of
 from v3bench.suite.ledger.sources import Status
 from v3bench.suite.ledger.units import from_si, show, to_si, unit
 
@@ -90,7 +90,7 @@ def _work_out(name: str, variant: str, above: tuple[str, ...]) -> Worked:
         shown = {n: show(from_si(v.quantity.value, v.unit), v.unit) for n, v in known.items()}
         used = [known[n] for n in names(expression)[0]]
         known[step] = leaning(quantity, text, f"{name}.{step}", used, inferred=derivation.status == "inference")
-        steps[step] = Step(step, expression, filled(expression, shown, model), known[step])
+        steps[step] = Step(step, expression, filled(expression, shown, model, LAWS), known[step])
     return Worked(derivation, variant, model, inputs, steps)
 
 
@@ -99,7 +99,10 @@ def resolve(given: Input, model: str, above: tuple[str, ...], where: str) -> Val
     if given.config:
         owner, _, key = given.config.rpartition(".")
         config = config_of(owner or model) if owner or model else None
-        number = getattr(config, key, None)
+        name, _, place = key.partition("[")
+        number = getattr(config, name, None)
+        if place and isinstance(number, tuple):
+            number = number[int(place.rstrip("]"))]
         if isinstance(number, bool) or not isinstance(number, int | float):
             right = "a number of the model's config"
             raise BadInput(f"config field {given.config!r} is {number!r}", where=where, right=right)
