@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from v3bench.model_ref.errors import BadInput
-from v3bench.suite.ledger import derivations
-from v3bench.suite.ledger.data import HERE, choose, record, table, tables
+from v3bench.suite.ledger import derivations, metrics
+from v3bench.suite.ledger.data import HERE, choose, record, tables
 from v3bench.suite.ledger.sources import Source, check
 from v3bench.suite.ledger.units import same_kind, to_si, unit
 from v3bench.suite.meter.measurement import AREAS, Scale
@@ -227,8 +227,8 @@ def check_evidence(claim: Claim, evidence: Evidence, folder: Path, where: str) -
     elif evidence.pick is not None:
         for selector in (evidence.pick, evidence.over):
             if selector is not None:
-                choose(selector.metric, table("metrics"), "metric", where)
-        units = [str(table("metrics")[s.metric]["unit"]) for s in (evidence.pick, evidence.over) if s is not None]
+                choose(selector.metric, metrics.load(), "metric", where)
+        units = [metrics.load()[s.metric].unit for s in (evidence.pick, evidence.over) if s is not None]
         if len(units) == 2 and not same_kind(*units):
             raise BadInput(f"divides {units[0]} by {units[1]}", where=where, right="two metrics of one kind")
         kind = units[0] if evidence.over is None else "1"
