@@ -78,7 +78,7 @@ def fill(
     check(pieces, copies, files, config)
     state = model.to_empty(device=device).state_dict()
     with torch.no_grad():
-        # In the order of the files: each is read once, from front to back.
+        # File by file: each is read once, and its pages are not wanted again.
         for piece in sorted(pieces, key=lambda piece: (files.stored[piece.released].file, piece.released)):
             place = piece.view(state)
             values = read(files, piece.released, config, ops, place.device)
