@@ -54,7 +54,7 @@ class Drawing:
 def drawing(id: str, caption: str, note: str, chart: alt.LayerChart, height: int) -> Drawing:
     """A layered chart as wide as its place on the page."""
     chart = chart.properties(width="container", height=height, autosize={"type": "fit", "contains": "padding"})
-    return Drawing(id, caption, note, {**chart.to_dict(), "$schema": SCHEMA, "config": CONFIG})
+    return Drawing(id, caption, note, {**chart.to_dict(validate=False), "$schema": SCHEMA, "config": CONFIG})
 
 
 def marks(frame: pd.DataFrame, x: Any, y: Any, **more: Any) -> alt.Chart:

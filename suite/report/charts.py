@@ -112,7 +112,7 @@ def flops_charts(described: model_tables.Descriptions, judged: Sequence[Judged])
         for series, convention in ((PER_FORMULA, "train_causal"), (MEGATRON, "megatron_without_attention"))
     ]
     frame = pd.concat([points[points["model"].isin(names)], pd.DataFrame(formulas)], ignore_index=True)
-    frame["label"] = [number(value, 6) if value < 1000 else f"{value:,.1f}" for value in frame["value"]]
+    frame["label"] = [number(value, 5) for value in frame["value"]]
     order = [name for name in SERIES if name in set(frame["series"])]
     x = alt.X("value:Q", title="GFLOP per token (logarithmic)", scale=alt.Scale(type="log", domain=[100, 6000]),
               axis=alt.Axis(values=[100, 200, 500, 1000, 2000, 5000], format=","))  # fmt: skip

@@ -67,7 +67,7 @@ def lead(judged: Sequence[Judged]) -> str:
         "model": "consistent with a model that could still be refuted",
         "proxy": "supported by a small proxy only",
     }
-    left = {"deviates": "deviate", "ambiguous": "ambiguous", "untested": "not tested here"}
+    left = {"deviates": "deviate", "ambiguous": "are ambiguous", "untested": "are not tested here"}
     agree = sum(count[key] for key in said)
     kinds = joined([f"{count[key]} {words}" for key, words in said.items() if count[key]])
     rest = joined([f"{count[key]} {words}" for key, words in left.items() if count[key]])

@@ -46,11 +46,15 @@ def fixed(value: float, places: int = 2) -> str:
 
 
 def amount(value: float, unit: str, digits: int = 6) -> str:
-    """A value with its unit: '70,272 B', '43.73%', '7.344 x'."""
+    """A value with its unit: '70,272 B', '43.73%', '7.344 x'. A long unit may go to the next line, a short one not."""
     shown = number(value, digits)
-    if unit in ("", "1"):
+    unit = unit.removesuffix(" params")  # the statement says of what
+    if unit in ("", "1", "params"):
         return shown
-    return f"{shown}%" if unit == "%" else f"{shown}\u00a0{TIMES if unit == 'x' else unit}"
+    if unit == "%":
+        return f"{shown}%"
+    space = " " if len(unit) > 3 else "\u00a0"
+    return f"{shown}{space}{TIMES if unit == 'x' else unit}"
 
 
 def metric_unit(metric: str) -> tuple[str, float]:

@@ -1,6 +1,7 @@
 """A claim's derivation shows the steps it rests on, and only those."""
 
-from v3bench.suite.report.derivation_view import derivation_views, sensitivity_table
+from v3bench.suite.ledger.workings import work_out
+from v3bench.suite.report.derivation_view import derivation_views, needed, sensitivity_table
 
 
 def by_id(judged, name):
@@ -8,13 +9,16 @@ def by_id(judged, name):
 
 
 def test_steps_that_do_not_matter_are_left_out(judged):
-    first = derivation_views(by_id(judged, "kv-cache-multiple-llama-3-1-405b"))[0]
-    assert [step["name"] for step in first["steps"]] == ["llama_405b"]
-    assert {given["name"] for given in first["inputs"]} == {"v3", "llama"}
+    worked = work_out("kv-ratios")
+    assert {"llama_405b", "qwen_72b"} <= worked.steps.keys()
+    assert needed(worked, {"llama_405b"}) == {"llama_405b"}
+    view = derivation_views(by_id(judged, "kv-cache-multiple-qwen2-5-72b"))[0]
+    assert [step["name"] for step in view["steps"]] == ["qwen_72b"]
+    assert {given["name"] for given in view["inputs"]} == {"v3", "qwen"}
 
 
 def test_numbers_stand_in_the_formula(judged):
-    (step,) = derivation_views(by_id(judged, "kv-cache-multiple-llama-3-1-405b"))[0]["steps"]
+    step = derivation_views(by_id(judged, "kv-cache-multiple-llama-3-1-405b"))[0]["steps"][0]
     assert step["expression"] == "llama / v3"
     assert step["filled"] == "516096 B / 70272 B"
     assert step["result"] == "7.3442623\u00a0\u00d7"
@@ -22,9 +26,10 @@ def test_numbers_stand_in_the_formula(judged):
 
 
 def test_the_derivations_it_leans_on_follow(judged):
-    titles = [view["title"] for view in derivation_views(by_id(judged, "kv-cache-multiple-llama-3-1-405b"))]
-    assert len(titles) == 3  # the ratio, MLA's bytes, GQA's bytes
-    assert len(set(titles)) == 3
+    views = derivation_views(by_id(judged, "kv-cache-multiple-llama-3-1-405b"))
+    results = [step["result"] for view in views[1:] for step in view["steps"] if step["used"]]
+    assert {"70,272\u00a0B", "516,096\u00a0B"} <= set(results)
+    assert len({view["title"] for view in views}) == len(views)
 
 
 def test_intermediate_steps_are_kept_in_order(judged):
