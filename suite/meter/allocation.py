@@ -10,16 +10,11 @@ import torch
 from torch import Tensor
 from v3bench.suite.meter import machine
 
-# Left free of what is available, for the suite itself and for its neighbours.
-RESERVE = 1 << 30
-
 
 def too_large(nbytes: int, device: str) -> str:
     """Why this many bytes do not fit on the device now, or ""."""
     available = torch.cuda.mem_get_info()[0] if device == "cuda" else machine.memory()[1]
-    if nbytes <= available - RESERVE:
-        return ""
-    return f"needs {nbytes / 1e9:.1f} GB of {device} memory and 1.1 GB spare; {available / 1e9:.1f} GB are available"
+    return machine.shortage(nbytes, available, device)
 
 
 def materialised(shapes: Sequence[Tensor], device: str) -> list[Tensor]:

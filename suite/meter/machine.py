@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
+SPARE = 1 << 30  # bytes left free, for the suite itself and for its neighbours
 CODE = ("kernels", "model_ref", "baselines", "suite", "pyproject.toml")
 PACKAGES = (
     "v3bench", "torch", "triton", "numpy", "safetensors", "transformers", "pytest", "pytest-benchmark", "pandas",
@@ -104,6 +105,14 @@ def memory() -> tuple[int, int]:
     if limit is not None and limit < total:
         total, available = limit, min(available, limit - (used or 0))
     return total, max(available, 0)
+
+
+def shortage(nbytes: int, available: int, device: str) -> str:
+    """Why this many bytes do not fit into the available ones with room to spare, or ""."""
+    if nbytes <= available - SPARE:
+        return ""
+    spare = f"{SPARE / 1e9:.1f} GB spare"
+    return f"needs {nbytes / 1e9:.1f} GB of {device} memory and {spare}; {available / 1e9:.1f} GB are available"
 
 
 def cgroup(name: str) -> int | None:

@@ -1,0 +1,94 @@
+"""The table of cases: every case is complete, runs something that exists, and a bad one is named."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from v3bench.model_ref.errors import BadInput
+from v3bench.suite import models
+from v3bench.suite.ledger import cases
+from v3bench.suite.ledger.data import table
+
+BENCH = Path(__file__).parents[3] / "suite" / "bench"
+GOOD = {
+    "area": "tpot", "bench": "decode", "metric": "decode_time", "basis": "measured", "version": 1,
+    "subjects": ["s", "t"], "profiles": ["smoke", "full"], "why": "because", "tokens": 5,
+}  # fmt: skip
+
+
+def functions(path):
+    """Benchmark functions of a file: name -> its syntax tree."""
+    return {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_case_feeds_a_benchmark_and_every_benchmark_has_a_case():
+    named = {(case.area, f"test_{case.bench}") for case in cases.load().values()}
+    there = {
+        (path.stem.removeprefix("bench_"), name)
+        for path in BENCH.glob("bench_*.py") for name in functions(path) if name.startswith("test_")
+    }  # fmt: skip
+    assert named == there
+
+
+def test_every_subject_and_metric_exists():
+    for case in cases.load().values():
+        assert set(case.subjects) <= models.presets().keys() | {"checkpoint"}, case.name
+        assert case.metric in table("metrics"), case.name
+
+
+def test_every_reason_is_its_own():
+    whys = [case.why for case in cases.load().values()]
+    assert len(set(whys)) == len(whys)
+    assert all(len(why) > 20 for why in whys)
+
+
+@pytest.mark.parametrize("path", sorted(BENCH.glob("bench_*.py")), ids=lambda path: path.stem)
+def test_benchmarks_are_short(path):
+    for name, node in functions(path).items():
+        assert node.end_lineno - node.lineno < 30, name
+
+
+def test_series_and_shape_come_from_the_table():
+    case = cases.read("c", {**GOOD, "impls": ["torch", "other"]}, "c")
+    assert case.series == ("s/torch", "s/other", "t/torch", "t/other")
+    assert case.shape == {"tokens": 5}
+    assert cases.read("c", GOOD, "c").series == ("s/torch", "t/torch")
+
+
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        ({"area": "speed"}, "unknown area 'speed'"),
+        ({"profiles": ["fast"]}, "unknown profile 'fast'"),
+        ({"profiles": []}, "profiles is"),
+        ({"subjects": ["s", "s"]}, "different names"),
+        ({"subjects": "s"}, "different names"),
+        ({"impls": [1]}, "different names"),
+        ({"version": 0}, "whole number"),
+        ({"version": True}, "whole number"),
+        ({"basis": "modelled"}, "counted or measured"),
+        ({"why": ""}, "why is ''"),
+        ({"metric": 3}, "metric is 3"),
+    ],
+)
+def test_a_bad_case_is_named(change, what):
+    with pytest.raises(BadInput, match=what) as error:
+        cases.read("c", {**GOOD, **change}, "cases.toml: c")
+    assert str(error.value).startswith("cases.toml: c: ")
+
+
+@pytest.mark.parametrize("key", [key for key in GOOD if key != "tokens"])
+def test_a_missing_key_is_named(key):
+    with pytest.raises(BadInput, match=f"lacks {key}"):
+        cases.read("c", {k: v for k, v in GOOD.items() if k != key}, "c")
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    (tmp_path / "cases.toml").write_text("[a\n")
+    with pytest.raises(BadInput, match=r"cases\.toml: is not TOML"):
+        cases.load(tmp_path / "cases.toml")
+    (tmp_path / "other.toml").write_text("a = 1\n")
+    with pytest.raises(BadInput, match=r"other\.toml: a: is no table"):
+        cases.load(tmp_path / "other.toml")

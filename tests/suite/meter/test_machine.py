@@ -1,0 +1,84 @@
+"""What ran a benchmark: stable facts, the code's own commit, no more memory than a container has."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from v3bench.suite.meter import machine
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository with one commit that machine.py takes for its own; git within it as a function."""
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True, text=True
+        )
+
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "a.py").write_text("a = 1\n")
+    (tmp_path / ".gitignore").write_text("__pycache__\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    machine.revision.cache_clear()
+    yield SimpleNamespace(path=tmp_path, head=git("rev-parse", "HEAD").stdout.strip())
+    machine.revision.cache_clear()
+
+
+def test_a_clean_checkout_names_its_commit(checkout):
+    assert machine.revision() == (checkout.head, False)
+
+
+@pytest.mark.parametrize("name, dirty", [("suite/a.py", True), ("suite/new.py", True), ("notes.md", False)])
+def test_only_code_makes_it_dirty(checkout, name, dirty):
+    (checkout.path / name).write_text("b = 2\n")
+    assert machine.revision() == (checkout.head, dirty)
+
+
+def test_an_installation_inside_a_checkout_is_not_that_commit(checkout, monkeypatch):
+    inside = checkout.path / ".venv" / "v3bench"
+    inside.mkdir(parents=True)
+    monkeypatch.setattr(machine, "ROOT", inside)
+    assert machine.revision() == (None, False)
+
+
+def test_without_git_there_is_no_commit(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert machine.revision() == (None, False)
+
+
+def test_facts_are_stable_json_without_host_name():
+    facts = machine.describe("cpu")
+    assert machine.describe("cpu") == facts
+    assert json.loads(json.dumps(facts)) == facts
+    assert platform.node() not in [facts["platform"], facts["cpu"]["model"]]
+    assert facts["packages"]["torch"]
+
+
+def test_a_containers_limit_is_the_memory(monkeypatch):
+    total, available = machine.memory()
+    assert 0 < available <= total
+    limits = {"memory.max": 3 << 30, "memory.current": 1 << 30}
+    monkeypatch.setattr(machine, "cgroup", limits.get)
+    assert machine.memory() == (3 << 30, min(2 << 30, available))
+
+
+def test_shortage_names_the_figures():
+    assert machine.shortage(4 << 30, 6 << 30, "cpu") == ""
+    assert machine.shortage(5 << 30, 6 << 30, "cpu") == ""
+    why = machine.shortage((5 << 30) + 1, 6 << 30, "cpu")
+    assert why == "needs 5.4 GB of cpu memory and 1.1 GB spare; 6.4 GB are available"
+
+
+def test_the_device_is_named_by_gpu_or_by_cpu():
+    facts = {"device": "cpu", "cpu": {"model": "A", "cores": 2}, "gpus": [{"name": "H"}, {"name": "H"}]}
+    assert machine.device_name(facts) == "A, 2 cores"
+    assert machine.device_name({**facts, "device": "cuda"}) == "H, H"

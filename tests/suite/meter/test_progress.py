@@ -1,0 +1,41 @@
+"""Progress: one line per case, with what has passed and about what is left."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from v3bench.suite.meter.progress import Progress, minutes
+
+
+def item(case, area="tpot"):
+    return SimpleNamespace(
+        name="test", callspec=SimpleNamespace(params={"case": case}), module=SimpleNamespace(__name__=f"x.bench_{area}")
+    )
+
+
+def test_cases_are_said_once_and_the_rest_is_estimated():
+    said, now = [], [0.0]
+    items = [item("a"), item("a"), item("b"), item("c"), item("d", area="kv_cache")]
+    progress = Progress(items, said.append, lambda: now[0])
+    for each in items:
+        progress.begin(each)
+        now[0] += 30
+    progress.note("skipped: no GPU")
+    assert said == [
+        "[1/4] tpot a (0:00 so far)",
+        "[2/4] tpot b (1:00 so far)",
+        "[3/4] tpot c (1:30 so far, about 1:30 left)",
+        "[4/4] kv_cache d (2:00 so far, about 0:40 left)",
+        "    skipped: no GPU",
+    ]
+
+
+def test_other_tests_go_by_their_name():
+    said = []
+    other = SimpleNamespace(name="test_other")
+    Progress([other], said.append, lambda: 0.0).begin(other)
+    assert said == ["[1/1] test_other (0:00 so far)"]
+
+
+def test_minutes():
+    assert [minutes(s) for s in (0.9, 59.9, 60, 3725)] == ["0:00", "0:59", "1:00", "62:05"]

@@ -1,0 +1,37 @@
+"""The scale is granted by comparing with the released models, field by field."""
+
+from __future__ import annotations
+
+import pytest
+from v3bench.suite import models
+from v3bench.suite.meter.scale import PUBLISHED, granted, of_preset
+
+V3 = models.load("deepseek-v3")[1]
+LLAMA = models.load("llama-3.1-8b")[1]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_released_models_are_full(name):
+    assert of_preset(name) == "full"
+
+
+def test_our_own_presets_and_what_is_no_preset_are_proxies():
+    assert {of_preset(name) for name in models.presets() if name not in PUBLISHED} == {"proxy"}
+    assert of_preset("kernels.route") == "proxy"
+
+
+@pytest.mark.parametrize(
+    "config, scale",
+    [
+        (V3.replace(num_hidden_layers=4), "slice"),
+        (V3.replace(num_hidden_layers=2, first_k_dense_replace=1, num_nextn_predict_layers=0), "slice"),
+        (V3.replace(num_hidden_layers=62), "proxy"),
+        (V3.replace(n_routed_experts=128), "proxy"),
+        (V3.replace(num_hidden_layers=4, hidden_size=7040), "proxy"),
+        (V3.replace(num_experts_per_tok=4), "proxy"),
+        (LLAMA.replace(num_hidden_layers=1), "slice"),
+        (LLAMA.replace(num_key_value_heads=4), "proxy"),
+    ],
+)
+def test_fewer_layers_are_a_slice_and_other_shapes_a_proxy(config, scale):
+    assert granted(config) == scale
