@@ -18,6 +18,7 @@ FOLDER = Path(module.__file__).parent / "presets"
 PRESETS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 V3 = PRESETS["deepseek-v3"]
 STATUS = {"confirmed", "recomputed", "inference", "memory", "ours"}
+TABLES = {"rope_scaling", "rope_parameters", "quantization_config"}  # keys of every architecture
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -101,7 +102,7 @@ def test_the_required_keys_are_the_sizes():
 )
 def test_an_unknown_key_is_named(name, key, value):
     table = architecture(PRESETS[name]["model_type"])
-    known = PRESETS[name].keys() | table["inert"].keys() | table["defaults"].keys() | {"rope_parameters", "dtype"}
+    known = PRESETS[name].keys() | table["inert"].keys() | table["defaults"].keys() | TABLES
     if key not in known:
         refused(repr(key), base=PRESETS[name], **{key: value})
 
@@ -110,7 +111,7 @@ def test_an_unknown_key_is_named(name, key, value):
 @given(name=st.sampled_from(sorted(PRESETS)), data=st.data(), value=ANY_JSON)
 def test_any_value_under_any_key_is_read_or_refused(name, data, value):
     table = architecture(PRESETS[name]["model_type"])
-    known = PRESETS[name].keys() | table["inert"].keys() | {"rope_parameters"}
+    known = PRESETS[name].keys() | table["inert"].keys() | TABLES
     key = data.draw(st.sampled_from(sorted(known)))
     error = None
     try:
