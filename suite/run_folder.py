@@ -21,6 +21,7 @@ from v3bench.suite.meter.machine import device_name
 from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.run_info import SCHEMA, check_info
 
+LONE = "backslashreplace"  # half a surrogate, as in a path that is no UTF-8, becomes the JSON escape of it
 RECORDS, INFO, BENCHMARK = "measurements.jsonl", "run.json", "benchmark.json"
 
 
@@ -45,29 +46,12 @@ def load_run(path: str | Path) -> Run:
     found, whole, size = read_records(path)
     cut = (f"{path / RECORDS}: the last line is cut off in the middle and is ignored",) if whole < size else ()
     launches = {segment["launch"] for segment in info["segments"]}
+    launches = {segment["launch"] for segment in info["segments"]}
     for n, record in enumerate(found, 1):
         if record.launch not in launches:
-            raise BadInput(
-                f"line {n} has launch {record.launch!r}", where=str(path / RECORDS), right="a launch of run.json"
-            )
+            what = f"line {n} has launch {record.launch!r}"
+            raise BadInput(what, where=str(path / RECORDS), right="a launch of run.json")
     return Run(info, in_force(found), path, cut)
-
-
-def key(m: Measurement) -> tuple[Any, ...]:
-    """What a measurement is of: two with the same key are repetitions."""
-    return (
-        m.area,
-        m.subject,
-        m.impl,
-        m.case,
-        m.case_version,
-        m.metric,
-        m.basis,
-        m.scale,
-        m.convention,
-        m.precision,
-        m.device,
-    )
 
 
 def in_force(found: Iterable[Measurement]) -> tuple[Measurement, ...]:
@@ -123,7 +107,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all: beside it first, then renamed over it. Raises OSError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with beside.open("w", encoding="utf-8", errors=LONE) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -199,7 +183,8 @@ class RunFolder:
     @property
     def segments(self) -> list[dict[str, Any]]:
         """What was run into this folder, one entry per launch, oldest first."""
-        return self.info["segments"]
+        segments: list[dict[str, Any]] = self.info["segments"]
+        return segments
 
     def start(self, segment: dict[str, Any]) -> None:
         """Enter a launch into run.json; its ``end`` and ``exit`` stay null until ``finish``. Raises BadInput."""
@@ -219,7 +204,7 @@ class RunFolder:
     def append(self, *records: Measurement) -> None:
         """Put records on disk, all in one write. When it raises, OSError or a signal's, the file is as it was."""
         size = os.fstat(self.file).st_size
-        data = "".join(m.line() + "\n" for m in records).encode()
+        data = "".join(m.line() + "\n" for m in records).encode("utf-8", LONE)
         try:
             while data:
                 data = data[os.write(self.file, data) :]

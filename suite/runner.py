@@ -55,6 +55,7 @@ def run(
     if checkpoint is not None and not (Path(checkpoint) / "config.json").is_file():
         raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
     table = case_table.load(cases)
+    say = whoever_listens(say)
     described = facts(device)
     versions = {case.name: case.version for case in table.values()}
     folder = RunFolder.open(chosen_folder(out, device, profile, resume), described, versions)
@@ -76,7 +77,7 @@ def run(
         segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}
         folder.start({"command": command_line(profile, only, device, resume, checkpoint), **segment})
         say(f"run folder: {folder.path}")
-        status = measure(plan, bench)
+        status = measure(plan, folder, bench)
         try:
             folder.finish(now(), status)
         except OSError as error:
@@ -87,7 +88,7 @@ def run(
         folder.close()
 
 
-def measure(plan: Plan, bench: Path) -> int:
+def measure(plan: Plan, folder: RunFolder, bench: Path) -> int:
     """Run pytest on the benchmark files of the plan's areas; the exit status."""
     import pytest
     from v3bench.suite.meter import plugin
@@ -111,13 +112,13 @@ def measure(plan: Plan, bench: Path) -> int:
         raise BadInput("pytest could not start; its message stands above", where=str(bench))
     if session.tracebacks:
         with suppress(OSError):
-            write_whole(plan.folder.path / LOG, "\n".join(session.tracebacks))
-            plan.say(f"tracebacks: {plan.folder.path / LOG}")
+            write_whole(folder.path / LOG, "\n".join(session.tracebacks))
+            plan.say(f"tracebacks: {folder.path / LOG}")
     counts = {status: sum(m.status == status for m in session.records) for status in ("ok", "skipped", "failed")}
     took = f"{time.monotonic() - began:.0f} s"
     plan.say(f"{counts['ok']} measured, {counts['skipped']} skipped, {counts['failed']} failed, {took}")
     if code == pytest.ExitCode.INTERRUPTED or session.cut_short:
-        goes_on = f"v3bench run --resume --out {plan.folder.path} goes on"
+        goes_on = f"v3bench run --resume --out {folder.path} goes on"
         plan.say(session.cut_short or f"cut short; what was measured is kept; {goes_on}")
         return CUT_SHORT
     return DONE if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else FAILED
@@ -181,6 +182,16 @@ def command_line(profile: str, only: Sequence[str], device: str, resume: bool, c
 def now() -> str:
     """The time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def whoever_listens(say: Callable[[str], None]) -> Callable[[str], None]:
+    """``say``, without the end of a run when its reader has gone, as with a closed pipe."""
+
+    def said(line: str) -> None:
+        with suppress(OSError):
+            say(line)
+
+    return said
 
 
 @contextmanager

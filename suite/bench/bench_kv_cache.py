@@ -1,5 +1,7 @@
 """Bytes of KV cache per token: of the cache object, and of the memory that real caches take on the device."""
 
+from functools import partial
+
 import pytest
 import torch
 from v3bench.suite import models
@@ -26,7 +28,6 @@ def test_allocated(record, case, series, device):
     if why := allocation.too_large(long.nbytes, device):
         pytest.skip(why)
     taken = [
-        allocation.allocated(lambda cache=cache: allocation.materialised(cache.layers, device), device)
-        for cache in (short, long)
+        allocation.allocated(partial(allocation.materialised, cache.layers, device), device) for cache in (short, long)
     ]
     record([(taken[1] - taken[0]) / tokens], convention="bf16", precision="bfloat16")

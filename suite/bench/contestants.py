@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from v3bench.suite import models
 from v3bench.suite.bench import checkpoints
 
@@ -24,7 +24,8 @@ SEED = 20250514
 class Contestant(ABC):
     """One model that can prefill, decode and train; ids (B, S) int64."""
 
-    model: nn.Module
+    def __init__(self, model: Any) -> None:
+        self.model = model
 
     @abstractmethod
     def logits(self, ids: Tensor) -> Tensor:
@@ -58,17 +59,17 @@ class Contestant(ABC):
 class Ours(Contestant):
     """A model of this project."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
     def logits(self, ids: Tensor) -> Tensor:
-        return self.model(ids)
+        logits: Tensor = self.model(ids)
+        return logits
 
     def prefill(self, ids: Tensor) -> tuple[Tensor, Any]:
-        return self.model.prefill(ids)
+        logits, cache = self.model.prefill(ids)
+        return logits, cache
 
     def decode(self, ids: Tensor, cache: Any) -> Tensor:
-        return self.model.decode(ids, cache)
+        logits: Tensor = self.model.decode(ids, cache)
+        return logits
 
     def rewind(self, cache: Any, count: int) -> None:
         cache.truncate(cache.longest - count)
@@ -77,18 +78,17 @@ class Ours(Contestant):
 class Theirs(Contestant):
     """A model of the transformers package, with the attention and the cache it takes by itself."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
     def logits(self, ids: Tensor) -> Tensor:
-        return self.model(ids, use_cache=False).logits
+        logits: Tensor = self.model(ids, use_cache=False).logits
+        return logits
 
     def prefill(self, ids: Tensor) -> tuple[Tensor, Any]:
         out = self.model(ids, use_cache=True)
         return out.logits, out.past_key_values
 
     def decode(self, ids: Tensor, cache: Any) -> Tensor:
-        return self.model(ids, past_key_values=cache, use_cache=True).logits
+        logits: Tensor = self.model(ids, past_key_values=cache, use_cache=True).logits
+        return logits
 
     def rewind(self, cache: Any, count: int) -> None:
         cache.crop(-count)  # a negative number is read alike by all versions

@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
             cases=case_table.load(Path(config.getoption("--v3-cases"))), checkpoint=config.getoption("--v3-checkpoint"),
         )  # fmt: skip
     plan.session = config.stash[SESSION] = Session(plan)
-    config.pluginmanager.register(Collected(plan.session))
+    config.pluginmanager.register(Trouble(plan.session))
 
 
 def default_device() -> str:
@@ -72,7 +72,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     session = config.stash[SESSION]
-    keep, drop = [], []
+    keep: list[pytest.Item] = []
+    drop: list[pytest.Item] = []
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         case = session.plan.cases.get(params.get("case", ""))
@@ -88,11 +89,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[PROGRESS] = Progress(items, session.plan.say)
 
 
-class Collected:
-    """Makes a benchmark file that cannot be imported a failure of all its cases; a report knows no config."""
+class Trouble:
+    """Says in a line what pytest would print: a file that cannot be imported fails its cases; an internal error."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
+
+    def pytest_internalerror(self, excrepr: object) -> bool:
+        self.session.tracebacks.append(f"pytest, internally\n{excrepr}\n")
+        self.session.plan.say(f"pytest broke internally: {str(excrepr).strip().splitlines()[-1]}")
+        return True  # said; pytest need not print it
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.failed:

@@ -77,14 +77,14 @@ class Session:
 
     def keep(self, *records: Measurement) -> None:
         """Put records on disk. Ends the session when the disk takes no more."""
-        self.records.extend(records)
-        if self.plan.folder is None or not records:
-            return
         try:
-            self.plan.folder.append(*records)
+            if self.plan.folder is not None and records:
+                self.plan.folder.append(*records)
+            self.records.extend(records)
         except OSError as error:
             names = ", ".join(sorted({f"{m.case} ({m.subject})" for m in records}))
-            self.cut_short = f"{self.plan.folder.path}: cannot be written ({error.strerror}); all but {names} is kept"
+            where = self.plan.folder.path if self.plan.folder else ""
+            self.cut_short = f"{where}: cannot be written ({error.strerror}); all but {names} is kept"
             pytest.exit(self.cut_short, returncode=3)
 
     def keep_benchmark(self, entry: Mapping[str, Any] | None) -> None:

@@ -53,6 +53,14 @@ def test_what_is_appended_is_read_back(folder):
     assert run.messages == ()
 
 
+def test_text_of_any_kind_comes_back(folder):
+    odd = replace(SKIP, why='\u00e9 \u2028 \x85 \r \x00 <script> \udc80 \\ "')
+    opened = RunFolder.open(folder, FACTS)
+    opened.append(odd)
+    opened.close()
+    assert load_run(folder).measurements == (RECORD, odd)
+
+
 def test_a_record_is_in_the_file_at_once(folder):
     opened = RunFolder.open(folder, FACTS)
     opened.append(SKIP)

@@ -249,6 +249,24 @@ def test_areas_without_benchmarks_and_progress_are_said(tmp_path):
     assert re.search(r"\[2/2\] tpot a \(0:0\d so far\)", done.stderr)
 
 
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
+    path, out = write(tmp_path, table("a", "b"), tpot=QUICK), tmp_path / "out"
+    child = subprocess.Popen(command(path, out), stderr=subprocess.PIPE, text=True)
+    child.stderr.close()
+    assert child.wait(timeout=60) == 0
+    assert len(load_run(out).measurements) == 8
+
+
+def test_an_internal_error_of_pytest_is_said(tmp_path):
+    path, out = write(tmp_path, table("a"), tpot=QUICK), tmp_path / "out"
+    (path / "suite" / "bench" / "conftest.py").write_text("def pytest_runtest_logfinish():\n    raise OSError('odd')\n")
+    done = start(path, out)
+    assert done.returncode == 1
+    assert "pytest broke internally: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "odd" in (out / "pytest.log").read_text()
+
+
 def test_a_profile_runs_its_own_cases_only(tmp_path):
     path = write(tmp_path, table("a"), tpot=QUICK)
     done = start(path, tmp_path / "out", profile="full")
