@@ -11,7 +11,7 @@ T tokens  D width  E experts  K experts per token  F inner width of an expert
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,62 +59,52 @@ def grouped(
     activation: Callable[[Tensor], Tensor] = swiglu,
 ) -> Tensor:
     """Any number of tokens; ``gemm`` and ``activation`` are operations of a set (ops.py)."""
-    order = sort_by_expert(index, len(w_down))
-    rows = gemm(dispatch(x, order, index.shape[1]), w_gate_up, order.offsets)  # (TK, 2F)
-    rows = gemm(activation(rows), w_down, order.offsets)  # (TK, D)
-    return combine(rows, gates, order)
+    (T, K), E = index.shape, len(w_down)
+    ordered, pairs = index.flatten().sort(stable=True)  # (TK): the (token, choice) pair in each sorted row
+    offsets = torch.searchsorted(ordered, torch.arange(E, device=x.device), right=True, out_int32=True)
+    tokens, rows = pairs // K, pairs.argsort().view(T, K)  # the token in each row, the rows of each token
+    a = activation(gemm(spread(x, tokens, rows), w_gate_up, offsets))  # (TK, F)
+    # A gate may as well scale what goes into the second matrix, which is narrower than what comes out.
+    a = a * gates.flatten().index_select(0, pairs).to(a.dtype).unsqueeze(-1)
+    return gather(gemm(a, w_down, offsets), tokens, rows)
 
 
-class Order(NamedTuple):
-    """pairs (TK): the (token, choice) pair in each sorted row; rows (TK): the row of each pair; offsets int32 (E)."""
-
-    pairs: Tensor
-    rows: Tensor
-    offsets: Tensor
+def spread(x: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+    """Dispatch: x (T, D) -> (TK, D), row r a copy of x[tokens[r]]; ``rows`` (T, K): where each token's copies are."""
+    return Spread.apply(x, tokens, rows) if torch.is_grad_enabled() else x.index_select(0, tokens)
 
 
-def sort_by_expert(index: Tensor, n_experts: int) -> Order:
-    """index (T, K) int64 -> Order; ``offsets`` are the ends of each expert's rows."""
-    ordered, pairs = index.flatten().sort(stable=True)
-    every = torch.arange(n_experts, device=index.device)
-    return Order(pairs, pairs.argsort(), torch.searchsorted(ordered, every, right=True, out_int32=True))
+def gather(y: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+    """Combine: y (TK, D) -> (T, D), the sum of each token's K rows; the transpose of ``spread``."""
+    return Gather.apply(y, tokens, rows) if torch.is_grad_enabled() else summed(y, rows)
 
 
-def dispatch(x: Tensor, order: Order, top_k: int) -> Tensor:
-    """x (T, D) -> (TK, D), a copy of its token for every sorted row."""
-    return Dispatch.apply(x, order.pairs // top_k, order.rows) if torch.is_grad_enabled() else x[order.pairs // top_k]
+def summed(y: Tensor, rows: Tensor) -> Tensor:
+    """y (TK, D), rows (T, K) -> (T, D)."""
+    return y.index_select(0, rows.flatten()).view(*rows.shape, y.shape[1]).sum(1)
 
 
-def combine(y: Tensor, gates: Tensor, order: Order) -> Tensor:
-    """y (TK, D) sorted rows, gates (T, K) -> (T, D), the sum over each token's experts of gate * row."""
-    pairs = Permute.apply(y, order.rows, order.pairs) if torch.is_grad_enabled() else y[order.rows]  # (TK, D)
-    return (pairs.unflatten(0, gates.shape) * gates.to(y.dtype)[..., None]).sum(1)
-
-
-class Dispatch(torch.autograd.Function):
-    """Rows of x, each K times; the gradient gathers and sums, where torch's own would scatter row by row."""
+class Spread(torch.autograd.Function):
+    """Torch's own backward of a gather would add row by row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        ctx.tokens = len(x)
         return x.index_select(0, tokens)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (rows,) = ctx.saved_tensors
-        return grad.index_select(0, rows).unflatten(0, (ctx.tokens, -1)).sum(1), None, None
+        return summed(grad, *ctx.saved_tensors), None, None
 
 
-class Permute(torch.autograd.Function):
-    """Rows of y in another order; the gradient takes them back."""
+class Gather(torch.autograd.Function):
+    """Its gradient is spread."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
-        return y.index_select(0, there)
+    def forward(ctx: Any, y: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        return summed(y, rows)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return grad.index_select(0, back), None, None
+        return grad.index_select(0, *ctx.saved_tensors), None, None

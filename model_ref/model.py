@@ -84,9 +84,19 @@ class Model(Decoder):
             cache.advance(input_ids.shape[1])
         return self.norm(h)
 
-    def new_mtp_cache(self, batch: int, capacity: int, *, grows: bool = True) -> Cache:
-        """An empty cache with one layer per MTP module."""
-        return self.cache_of(len(self.mtp), batch, capacity, grows)
+    def run_mtp(
+        self, k: int, h: Tensor, ids: Tensor, cache: Cache | None, routings: list[Routing] | None = None
+    ) -> Tensor:
+        """MTP module k = 1, 2, ...: states h (B, S, D) of depth k-1, ids (B, S) the tokens k further -> of depth k."""
+        e = self.embed(ids)  # (B, S, D)
+        h = self.mtp[k - 1](h, e, self.turns(e, cache), cache, 0, routings)
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        return h
+
+    def new_mtp_caches(self, batch: int, capacity: int) -> list[Cache]:
+        """An empty cache of one layer for every MTP module."""
+        return [self.cache_of(1, batch, capacity, True) for _ in self.mtp]
 
     def loss(self, input_ids: Tensor, *, mtp_weight: float = 1.0, balance_weight: float | None = None) -> Loss:
         """Training loss on input_ids (B, T+1): next token, further tokens (eq. 25), balance (eq. 17).
@@ -116,9 +126,8 @@ class Model(Decoder):
     def further(self, h: Tensor, input_ids: Tensor, routings: list[Routing] | None = None) -> Iterator[Tensor]:
         """States of MTP depth k = 1, 2, ...: (B, T-k, D) from h (B, T, D) and input_ids (B, T+1)."""
         T = input_ids.shape[1] - 1
-        for k, module in enumerate(self.mtp, start=1):
-            e = self.embed(input_ids[:, k:T])  # (B, T-k, D)
-            h = module(h[:, : T - k], e, self.turns(e, None), routings=routings)
+        for k in range(1, len(self.mtp) + 1):
+            h = self.run_mtp(k, h[:, : T - k], input_ids[:, k:T], None, routings)
             yield h
 
     def moe_blocks(self) -> list[MoE]:

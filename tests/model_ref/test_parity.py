@@ -20,7 +20,8 @@ from v3bench.model_ref.mtp import MTP
 from v3bench.model_ref.rope import Rope
 from v3bench.kernels.ops import TORCH
 
-from .released import TINY, pair, renamed
+from .released import pair, renamed
+from .tiny import RAW
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8.0, "beta_slow": 1.0, "original_max_position_embeddings": 64}
 
@@ -37,7 +38,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     """A tiny config.json of either architecture, with every option transformers reads."""
     kind = draw(st.sampled_from(["deepseek_v3", "deepseek_v2"]))
     groups = draw(st.sampled_from([1, 2, 4]))
-    raw = TINY | {
+    raw = RAW | {
         "model_type": kind,
         "q_lora_rank": draw(st.sampled_from([None, 24])),
         "attention_bias": draw(st.booleans()),
