@@ -13,12 +13,12 @@ from v3bench.suite.ledger.units import show
 if TYPE_CHECKING:
     from v3bench.suite.ledger.verdict import Judged
 
-PUBLISHED, FOUND = 24, 24  # characters
+PUBLISHED, FOUND = 22, 22  # characters
 
 
 def lines(judged: Sequence[Judged], width: int | None = None) -> list[str]:
     """A table with a heading per area, then the number of claims by verdict."""
-    width = width or max(100, get_terminal_size().columns)
+    width = width or max(132, get_terminal_size().columns)
     name = max((len(row.claim.id) for row in judged), default=0) + 2
     out = [f"{'claim':<{name}}{'published':<{PUBLISHED}}{'found':<{FOUND}}verdict", "-" * width]
     for area, rows in groupby(judged, key=lambda row: row.claim.area):
