@@ -93,11 +93,13 @@ def run_command(args: argparse.Namespace) -> int:
 def report_command(args: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from v3bench.suite.report.bundle import Bundle
     from v3bench.suite.run_folder import load_run
 
-    runs = [load_run(Path(path)) for path in args.runs]
-    output = Path(args.output) if args.output else Path(args.runs[0]) / "report.html"
-    print(f"report: {write_report(runs, output)}")
+    with Bundle() as bundle:  # the charts' script is made while the runs are read
+        runs = [load_run(Path(path)) for path in args.runs]
+        output = Path(args.output) if args.output else Path(args.runs[0]) / "report.html"
+        print(f"report: {write_report(runs, output, bundle)}")
     return 0
 
 
@@ -155,11 +157,11 @@ def print_ledger(runs: Sequence[Any]) -> int:
     return int(any(row.errored for row in judged))
 
 
-def write_report(runs: Sequence[Any], output: Any) -> Any:
+def write_report(runs: Sequence[Any], output: Any, bundle: Any = None) -> Any:
     """Render and write the HTML report; returns its path."""
     from v3bench.suite.report import page
 
-    page.write(output, page.render(runs, judge(runs)))
+    page.write(output, page.render(runs, judge(runs), bundle))
     return output
 
 

@@ -81,9 +81,9 @@ class Measurement:
         if raw.keys() != names:
             odd = sorted(raw.keys() ^ names)
             raise BadInput(f"field {odd[0]!r} is {'missing' if odd[0] in names else 'unknown'}", where=where)
-        for name in TEXTS:
-            if not isinstance(raw[name], str):
-                raise BadInput(f"{name} is {raw[name]!r}", where=where, right="text")
+        if set(map(type, map(raw.__getitem__, TEXTS))) != {str}:
+            name = next(name for name in TEXTS if not isinstance(raw[name], str))
+            raise BadInput(f"{name} is {raw[name]!r}", where=where, right="text")
         version = raw["case_version"]
         if not isinstance(raw["samples"], list) or isinstance(version, bool) or not isinstance(version, int):
             raise BadInput("samples or case_version has the wrong type", where=where)

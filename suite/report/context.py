@@ -12,6 +12,7 @@ from v3bench.suite.meter.measurement import AREAS
 from v3bench.suite.report import charts, ledger_rows, model_tables, run_tables
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.display import MISSING, joined
+from v3bench.suite.report.findings_view import finding_views, findings_of
 from v3bench.suite.report.frames import measurements_frame
 from v3bench.suite.run_folder import Run, revision
 
@@ -30,7 +31,7 @@ def page_context(runs: Sequence[Run], judged: Sequence[Judged]) -> dict[str, Any
     """All that the template lays out, scripts and style apart."""
     records = measurements_frame(runs)
     parts = model_parts(model_tables.descriptions(), judged)
-    found = findings(judged)
+    found = finding_views(judged)
     contents = [
         *([{"id": "findings", "title": "Findings"}] if found else []),
         *({"id": part["id"], "title": part["title"]} for part in parts),
@@ -52,8 +53,9 @@ def page_context(runs: Sequence[Run], judged: Sequence[Judged]) -> dict[str, Any
 def areas(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """The ledger's rows by area, in the suite's order of areas."""
     rows: dict[str, list[dict[str, Any]]] = {}
+    part_of = findings_of(judged)
     for one in judged:
-        rows.setdefault(one.claim.area, []).append(ledger_rows.row_view(one))
+        rows.setdefault(one.claim.area, []).append(ledger_rows.row_view(one) | {"findings": part_of[one.claim.id]})
     return [{"name": area, "title": TITLES[area], "rows": rows[area]} for area in AREAS if area in rows]
 
 
@@ -117,8 +119,3 @@ def model_parts(described: model_tables.Descriptions, judged: Sequence[Judged]) 
             "tables": [model_tables.params_table(described)],
         },
     ]
-
-
-def findings(judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Where published numbers disagree, weightiest first."""
-    return []

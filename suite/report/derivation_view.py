@@ -115,7 +115,9 @@ def sensitivity_table(judged: Judged) -> Table | None:
     for row in (*judged.deciding, *judged.evidence):
         if row.worked and row.worked.derivation.variants:
             name, step = row.worked.derivation.name, step_of(row)
-            labels = {"": "as published"} | {key: v.label for key, v in row.worked.derivation.variants.items()}
+            variants = row.worked.derivation.variants
+            plain = row.worked.derivation.model if any(v.model for v in variants.values()) else "as published"
+            labels = {"": plain} | {key: v.label for key, v in variants.items()}
             rows = [{"label": label, "value": outcome(name, key, step)} for key, label in labels.items()]
             columns = (Column("label", "Inputs"), Column("value", step, True))
             return Table("The same step from other inputs", columns, pd.DataFrame(rows))

@@ -26,15 +26,18 @@ POLICY = (
 )
 
 
-def render(runs: Sequence[Run], judged: Sequence[Judged]) -> str:
-    """The page of these runs and this judged ledger, as HTML text."""
+def render(runs: Sequence[Run], judged: Sequence[Judged], bundle: Bundle | None = None) -> str:
+    """The page of these runs and this judged ledger, as HTML text.
+
+    bundle: the charts' script, where the caller has begun to make it while it read the runs.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    with Bundle() as bundle:
+    with bundle or Bundle() as making:
         context = page_context(runs, judged)
-        scripts = {"bundle": inline_script(bundle.text()), "script": inline_script(source("report.js"))}
+        scripts = {"bundle": inline_script(making.text()), "script": inline_script(source("report.js"))}
     policy = POLICY.format(hashes=" ".join(f"'sha256-{digest(text)}'" for text in scripts.values() if text))
     own = {name: Markup(text) for name, text in {**scripts, "css": source("report.css")}.items()}
     return environment.get_template("page.html.j2").render(**context, **own, policy=policy)
