@@ -11,17 +11,11 @@ from v3bench.suite.meter.machine import device_name
 from v3bench.suite.meter.measurement import AREAS
 from v3bench.suite.report import charts, ledger_rows, model_tables, run_tables
 from v3bench.suite.report.bundle import available
-from v3bench.suite.report.display import MISSING, joined
+from v3bench.suite.report.display import MISSING, TITLES, joined
 from v3bench.suite.report.findings_view import finding_views, findings_of
 from v3bench.suite.report.frames import measurements_frame
 from v3bench.suite.run_folder import Run, revision
 
-TITLES = {
-    "model": "The model", "kv_cache": "KV cache", "flops": "Training cost in GFLOPs per token", "fp8": "FP8 training",
-    "mtp": "Multi-token prediction", "tpot": "Time per output token", "kernels": "Kernels and libraries",
-    "kv_variants": "KV cache variants", "deployment": "Deployment and serving", "fabric": "Interconnect and topology",
-    "expert_parallel": "Expert parallelism",
-}  # fmt: skip
 NO_CHARTS = (
     "Charts need the packages altair and vl-convert-python, which are not installed; the tables hold every number."
 )

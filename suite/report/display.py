@@ -15,9 +15,19 @@ MISSING = "\u2013"  # an empty cell is a dash, so that it does not read as forgo
 TIMES, MINUS = "\u00d7", "\u2212"
 SUPERSCRIPT = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
+TITLES = {
+    "model": "The model", "kv_cache": "KV cache", "flops": "Training cost in GFLOPs per token", "fp8": "FP8 training",
+    "mtp": "Multi-token prediction", "tpot": "Time per output token", "kernels": "Kernels and libraries",
+    "kv_variants": "KV cache variants", "deployment": "Deployment and serving", "fabric": "Interconnect and topology",
+    "expert_parallel": "Expert parallelism",
+}  # fmt: skip
 
-def number(value: Any, digits: int = 4) -> str:
-    """70272 -> '70,272'; 0.0147571 -> '0.01476'; 3.2e-9 -> '3.2 x 10^-9' in Unicode; None -> a dash."""
+
+def number(value: Any, digits: int = 4, *, zeros: bool = False) -> str:
+    """70272 -> '70,272'; 0.0147571 -> '0.01476'; 3.2e-9 -> '3.2 x 10^-9' in Unicode; None -> a dash.
+
+    zeros: keep those at the end, as a measured value wants: 50.3 -> '50.30'.
+    """
     if value is None:
         return MISSING
     if isinstance(value, bool):
@@ -35,7 +45,7 @@ def number(value: Any, digits: int = 4) -> str:
         return f"{mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPT)}"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{places}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", MINUS)
+    return (text.rstrip("0").rstrip(".") if "." in text and not zeros else text).replace("-", MINUS)
 
 
 def fixed(value: float, places: int = 2) -> str:
@@ -45,9 +55,9 @@ def fixed(value: float, places: int = 2) -> str:
     return f"{value:,.{places}f}".replace("-", MINUS)
 
 
-def amount(value: float, unit: str, digits: int = 6) -> str:
+def amount(value: float, unit: str, digits: int = 6, *, zeros: bool = False) -> str:
     """A value with its unit: '70,272 B', '43.73%', '7.344 x'. A long unit may go to the next line, a short one not."""
-    shown = number(value, digits)
+    shown = number(value, digits, zeros=zeros)
     unit = unit.removesuffix(" params")  # the statement says of what
     if unit in ("", "1", "params"):
         return shown

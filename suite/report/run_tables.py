@@ -8,26 +8,34 @@ from typing import Any
 import pandas as pd
 from v3bench.suite.meter.machine import device_name
 from v3bench.suite.meter.measurement import AREAS
-from v3bench.suite.report.display import metric_unit, number, plain
+from v3bench.suite.report.display import TITLES, amount, metric_unit, number, plain
 from v3bench.suite.report.frames import series_frame, untaken_frame
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run, revision
 
 
-def in_metric(key: str) -> Column:
-    """A column of SI values of many metrics, each shown in its metric's own unit."""
-    return Column(f"{key}_shown", {"median": "Median", "q1": "q1", "q3": "q3"}[key], True)
+def shown(series: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its values as text in each metric's own unit, and the facts that go together in one column."""
+    rows = []
+    for row in series.to_dict("records"):
+        unit, factor = metric_unit(row["metric"])
+        low, middle, high = (row[key] * factor for key in ("q1", "median", "q3"))
+        rows.append(
+            row
+            | {
+                "value": amount(middle, unit, 4, zeros=True),
+                "spread": f"{number(low, zeros=True)} to {number(high, zeros=True)}" if low < high else "",
+                "basis_scale": together(row["basis"], row["scale"]),
+                "setting": together(row["convention"], row["precision"]),
+                "device_clock": together(row["device"], "" if row["clock"] == "none" else row["clock"]),
+                "taken": number(row["rounds"]) + (f" in {row['launches']} launches" if row["launches"] > 1 else ""),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def shown_in_units(series: pd.DataFrame) -> pd.DataFrame:
-    """The frame with text columns ``median_shown``, ``q1_shown``, ``q3_shown`` and ``unit``."""
-    units = {metric: metric_unit(metric) for metric in series["metric"].unique()}
-    shown = series.assign(unit=[units[metric][0] for metric in series["metric"]])
-    factors = series["metric"].map({metric: factor for metric, (_, factor) in units.items()})
-    for key in ("median", "q1", "q3"):
-        values = (series[key] * factors).astype(float) if len(series) else series[key]
-        shown[f"{key}_shown"] = [number(value, 4) for value in values]
-    return shown
+def together(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def measured_tables(runs: Sequence[Run], records: pd.DataFrame) -> list[Table]:
@@ -36,18 +44,14 @@ def measured_tables(runs: Sequence[Run], records: pd.DataFrame) -> list[Table]:
     of_run = (Column("run", "Run", True, lambda value: number(value + 1)),) if len(runs) > 1 else ()
     columns = (
         Column("subject", "Subject"), Column("case", "Case"), Column("impl", "Implementation"),
-        Column("metric", "Metric"), in_metric("median"), in_metric("q1"), in_metric("q3"), Column("unit", "Unit"),
-        Column("rounds", "Rounds", True), Column("basis", "Basis"), Column("scale", "Scale"),
-        Column("convention", "Convention"), Column("precision", "Precision"), Column("device", "Device"),
-        Column("clock", "Clock"), Column("launches", "Launches", True), *of_run,
+        Column("metric", "Metric"), Column("value", "Median", True), Column("spread", "q1 to q3", True),
+        Column("taken", "Rounds", True), Column("basis_scale", "Basis, scale"),
+        Column("setting", "Convention, precision"), Column("device_clock", "Device, clock"), *of_run,
     )  # fmt: skip
     tables = []
     for area in (area for area in AREAS if area in set(series["area"])):
         of_area = series[series["area"] == area]
-        if len(of_area) > Table.limit:
-            tables.append(Table(area, columns, shown_in_units(of_area.head(Table.limit)), total=len(of_area)))
-        else:
-            tables.append(Table(area, columns, shown_in_units(of_area)))
+        tables.append(Table(TITLES[area], columns, shown(of_area.head(Table.limit)), total=len(of_area)))
     return tables
 
 

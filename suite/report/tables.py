@@ -25,7 +25,7 @@ class Column:
             return plain(None)
         if self.show:
             return self.show(value)
-        return number(value) if self.number else plain(value)
+        return number(value) if self.number and value != "" else plain(value)
 
 
 @dataclass(frozen=True)

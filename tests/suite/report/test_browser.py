@@ -34,7 +34,7 @@ class Browser:
     """One tab. ``messages`` holds what the console, the network and the page's own errors said, oldest first."""
 
     def __init__(self) -> None:
-        self.home = tempfile.TemporaryDirectory()
+        self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # it may still write there
         read, self.write = os.pipe()
         self.read, write = os.pipe()
 

@@ -33,6 +33,10 @@ def test_more_digits_show_more():
     assert number(250.457382912, 6) == "250.457"
 
 
+def test_measured_values_keep_their_last_zeros():
+    assert [number(x, zeros=True) for x in (50.3, 50.0004, 0.5, 70272.0)] == ["50.30", "50.00", "0.5000", "70,272"]
+
+
 def test_fixed_keeps_decimals_and_never_hides_a_small_value():
     assert [fixed(x) for x in (250.457, 2447.85, 7.0, 0.0023, 0.0)] == ["250.46", "2,447.85", "7.00", "0.0023", "0.00"]
 
