@@ -46,7 +46,6 @@ def load_run(path: str | Path) -> Run:
     found, whole, size = read_records(path)
     cut = (f"{path / RECORDS}: the last line is cut off in the middle and is ignored",) if whole < size else ()
     launches = {segment["launch"] for segment in info["segments"]}
-    launches = {segment["launch"] for segment in info["segments"]}
     for n, record in enumerate(found, 1):
         if record.launch not in launches:
             what = f"line {n} has launch {record.launch!r}"
@@ -230,7 +229,7 @@ def refuse_foreign(info: dict[str, Any], facts: dict[str, Any], where: str) -> N
     then, now = revision(info), revision(facts)
     if then != now:
         raise BadInput(f"was measured at {then}; this is {now}", where=where, right="another --out")
-    then, now = (f"{facts['device']} ({device_name(facts)})" for facts in (info, facts))
+    then, now = (f"{f['device']} ({device_name(f)}, {f['cpu']['threads']} threads)" for f in (info, facts))
     if then != now:
         raise BadInput(f"was measured on {then}; this is {now}", where=where, right="another --out")
 

@@ -29,7 +29,7 @@ INFO: dict[str, Any] = {
     "python": str,
     "platform": str,
     "device": str,
-    "cpu": {"model": str, "cores": int, "memory_bytes": int},
+    "cpu": {"model": str, "cores": int, "threads": int, "memory_bytes": int},
     "gpus": [{"name": str, "memory_bytes": int, "capability": str}],
     "driver": (str, None),
     "segments": [SEGMENT],

@@ -67,7 +67,7 @@ def run(
             device=device,
             cases=table,
             areas=areas,
-            facts=described,
+            facts=lambda _: described,
             folder=folder,
             launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             resume=resume,
@@ -204,7 +204,9 @@ def signals_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored, as SIGHUP under nohup, stays ignored.
+    caught = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in caught}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What ran a benchmark: code, packages, CPU, GPU, driver. No torch, no host name, no clocks or watts.
+"""What ran a benchmark: code, packages, CPU, GPU, driver. No host name, no clocks or watts.
 
 Two runs on one machine give the same answer: what varies from second to second is not in here.
 """
@@ -34,7 +34,7 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
-        "cpu": {"model": cpu_model(), "cores": cores(), "memory_bytes": memory()[0]},
+        "cpu": {"model": cpu_model(), "cores": cores(), "threads": threads(), "memory_bytes": memory()[0]},
         **gpus(),
     }
 
@@ -90,6 +90,13 @@ def cpu_model() -> str:
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads that torch computes with on the CPU: all cores, unless OMP_NUM_THREADS or the like says otherwise."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def memory() -> tuple[int, int]:

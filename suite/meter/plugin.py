@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from v3bench.suite.ledger import cases as case_table
 from v3bench.suite.ledger.cases import Case
-from v3bench.suite.meter import machine
 from v3bench.suite.meter.measure import EFFORTS, ONCE, Effort
 from v3bench.suite.meter.progress import Progress
 from v3bench.suite.meter.recorder import Recorder
@@ -43,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if plan is None:
         device = config.getoption("--v3-device") or default_device()
         plan = Plan(
-            profile=config.getoption("--v3-profile"), device=device, facts=machine.describe(device),
+            profile=config.getoption("--v3-profile"), device=device,
             cases=case_table.load(Path(config.getoption("--v3-cases"))), checkpoint=config.getoption("--v3-checkpoint"),
         )  # fmt: skip
     plan.session = config.stash[SESSION] = Session(plan)
@@ -138,7 +137,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         return report
     if report.when == "call" and report.passed and recorder:
         session.keep(*recorder.pending)
-        session.keep_benchmark(benchmark_json(item.config, recorder.benchmark))
+        if session.plan.folder is not None:
+            session.keep_benchmark(benchmark_json(item.config, recorder.benchmark))
     elif report.when != "teardown" and not report.passed:
         why = reason(report, call)
         params = item.callspec.params  # type: ignore[attr-defined]
@@ -182,14 +182,16 @@ def benchmark_json(config: pytest.Config, benchmark: Any) -> dict[str, Any] | No
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
     """The machine as run.json has it: no host name, clocks or watts, so that equal machines compare equal."""
-    facts = config.stash[SESSION].plan.facts
+    plan = config.stash[SESSION].plan
+    facts = plan.facts(plan.device)
     return {key: facts.get(key) for key in ("python", "platform", "device", "cpu", "gpus", "driver", "packages")}
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
     """The commit of this code, whatever folder pytest was started in."""
-    facts = config.stash[SESSION].plan.facts
+    plan = config.stash[SESSION].plan
+    facts = plan.facts(plan.device)
     return {"id": facts.get("commit"), "dirty": facts.get("dirty"), "project": "v3bench"}
 
 

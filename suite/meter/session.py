@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
 from v3bench.suite.ledger.cases import PROFILES, Case
+from v3bench.suite.meter import machine
 from v3bench.suite.meter.clock import Replay
 from v3bench.suite.meter.measurement import AREAS, Measurement
 from v3bench.suite.run_folder import BENCHMARK, RunFolder
@@ -25,13 +26,14 @@ class Plan:
     device: str
     cases: Mapping[str, Case]
     areas: tuple[str, ...] = AREAS
-    facts: dict[str, Any] = field(default_factory=dict)
     folder: RunFolder | None = None
     launch: str = "pytest"
     resume: bool = False
     checkpoint: str | None = None
     say: Callable[[str], None] = lambda line: None
     session: Session | None = None  # the plug-in's, once pytest has started
+
+    facts: Callable[[str], dict[str, Any]] = machine.describe
 
     __name__: ClassVar[str] = PLAN  # under which pytest's plug-in manager finds it
 

@@ -18,7 +18,7 @@ from v3bench.suite import runner
 bench, out, profile, resume, limit = sys.argv[1:6]
 facts = {
     "commit": "a", "dirty": False, "lock_sha256": None, "packages": {}, "python": "3", "platform": "Linux",
-    "device": "cpu", "cpu": {"model": "A", "cores": 2, "memory_bytes": 1}, "gpus": [], "driver": None,
+    "device": "cpu", "cpu": {"model": "A", "cores": 2, "threads": 2, "memory_bytes": 1}, "gpus": [], "driver": None,
 }
 if limit != "0":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))

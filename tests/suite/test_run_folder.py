@@ -14,7 +14,7 @@ from v3bench.suite.run_folder import RunFolder, in_force, load_run, write_whole
 
 FACTS = {
     "commit": "a" * 40, "dirty": False, "lock_sha256": None, "packages": {"v3bench": "1"}, "python": "3",
-    "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "memory_bytes": 1}, "gpus": [],
+    "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "threads": 2, "memory_bytes": 1}, "gpus": [],
     "driver": None,
 }  # fmt: skip
 SEGMENT = {"command": "x", "profile": "smoke", "areas": ["tpot"], "device": "cpu", "launch": "one", "start": "now"}
@@ -139,7 +139,11 @@ def changed(**changes):
         (changed(dirty=True), "with changes"),
         (changed(cpu={"model": "B"}), "measured on cpu"),
         (changed(cpu={"cores": 4}), "4 cores"),
-        (changed(device="cuda", gpus=[{"name": "H", "memory_bytes": 1, "capability": "9.0"}]), r"this is cuda \(H\)"),
+        (changed(cpu={"threads": 1}), "2 cores, 1 threads"),
+        (
+            changed(device="cuda", gpus=[{"name": "H", "memory_bytes": 1, "capability": "9.0"}]),
+            r"this is cuda \(H, 2 threads\)",
+        ),
     ],
 )
 def test_a_foreign_segment_is_refused_and_nothing_changes(folder, facts, what):

@@ -20,7 +20,7 @@ SEGMENT = {
 }  # fmt: skip
 INFO = {
     "schema": SCHEMA, "commit": None, "dirty": False, "lock_sha256": None, "packages": {"torch": "2"}, "python": "3",
-    "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "memory_bytes": 1},
+    "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "threads": 2, "memory_bytes": 1},
     "gpus": [{"name": "G", "memory_bytes": 1, "capability": "9.0"}], "driver": "1", "segments": [SEGMENT],
 }  # fmt: skip
 RECORD = {

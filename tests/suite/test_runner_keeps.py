@@ -65,6 +65,18 @@ def test_a_killed_run_keeps_all_and_resumes_without_doubling(child, number, stat
     assert sorted(names) == sorted(f"test_value[{case}-{subject}/torch]" for case in "abc" for subject in "st")
 
 
+def test_a_hang_up_that_is_ignored_ends_nothing(child):
+    child.write(child.table("a"), tpot=SLOW.replace("time.sleep(60)", "time.sleep(1)"))
+    (child.bench / "stop").write_text("a")
+    process = subprocess.Popen(["nohup", *child.command()], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (child.bench / "reached").exists():
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+    assert len(child.taken()) == 4
+    process.communicate()
+
+
 def test_resume_of_a_whole_run_measures_nothing(child, quick):
     child.write(child.table("a"), tpot=quick)
     assert child.start().returncode == 0

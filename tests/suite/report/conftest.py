@@ -21,7 +21,7 @@ INFO: dict[str, Any] = {
     "python": "3.11.7",
     "platform": "Linux x86_64",
     "device": "cpu",
-    "cpu": {"model": "Example CPU", "cores": 2, "memory_bytes": 16_000_000_000},
+    "cpu": {"model": "Example CPU", "cores": 2, "threads": 2, "memory_bytes": 16_000_000_000},
     "gpus": [],
     "driver": None,
     "segments": [
