@@ -47,7 +47,7 @@ def chance_of(routing: Routing, touched: int) -> float:
         (-1) ** (touched - n) * math.comb(touched, n) * math.comb(n * routing.per_group, routing.chosen)
         for n in range(touched + 1)
     )
-    return math.comb(routing.groups, touched) * choices / math.comb(routing.experts, routing.chosen)
+    return float(math.comb(routing.groups, touched) * choices / math.comb(routing.experts, routing.chosen))
 
 
 def mean_groups(routing: Routing) -> float:

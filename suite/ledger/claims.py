@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import derivations, metrics
-from v3bench.suite.ledger.data import HERE, choose, record, tables
+from v3bench.suite.ledger.data import HERE, choose, located, record, tables
 from v3bench.suite.ledger.sources import Source, check
 from v3bench.suite.ledger.units import same_kind, to_si, unit
 from v3bench.suite.meter.measurement import AREAS, Scale
@@ -179,10 +179,8 @@ def load(folder: Path = FOLDER) -> tuple[Claim, ...]:
 def check_published(claim: Claim, where: str) -> None:
     """Raise BadInput when value, unit, test and tolerance do not fit each other."""
     at = f"{where}: published"
-    try:
+    with located(at):
         unit(claim.published.unit)
-    except BadInput as error:
-        raise BadInput(error.what, where=at, right=error.right) from error
     tested = claim.published.value if claim.published.read_as is None else claim.published.read_as
     parts = tested if isinstance(tested, tuple) else (tested,)
     if isinstance(tested, str):

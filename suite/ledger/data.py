@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import tomllib
 import types
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from decimal import Decimal
 from functools import cache
@@ -42,6 +43,15 @@ def tables(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return [(path, read_toml(path, Decimal)) for path in paths]
 
 
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Errors raised inside name this place instead of their own."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(error.what, where=where, right=error.right) from error
+
+
 def choose(value: Any, allowed: Iterable[str], what: str, where: str) -> None:
     """Raise BadInput when ``value`` is none of ``allowed``, naming the nearest of them."""
     names = sorted(allowed)
@@ -58,22 +68,20 @@ def record(cls: type[Record], raw: Any, where: str) -> Record:
     """
     if not isinstance(raw, dict):
         raise BadInput(f"is {raw!r}", where=where, right="a table")
-    hints: dict[str, Any] = hints_of(cls)
+    hints = hints_of(cls)
     own = {f.name: f for f in fields(cls) if f.init}  # type: ignore[arg-type]
     for key in raw:
         choose(key, own, "key", where)
     for name, f in own.items():
         if name not in raw and f.default is MISSING and f.default_factory is MISSING:
             raise BadInput(f"lacks {name!r}", where=where)
-    try:
-        return cls(**{key: typed(hints[key], value, f"{where}: {key}") for key, value in raw.items()})
-    except BadInput as error:
-        raise error if error.where else BadInput(error.what, where=where, right=error.right) from error
+    return cls(**{key: typed(hints[key], value, f"{where}: {key}") for key, value in raw.items()})
 
 
-@cache
-def hints_of(cls: Hashable) -> dict[str, Any]:
-    return get_type_hints(cls)
+def hints_of(cls: type) -> dict[str, Any]:
+    if cls not in HINTS:
+        HINTS[cls] = get_type_hints(cls)
+    return HINTS[cls]
 
 
 def typed(hint: Any, value: Any, where: str) -> Any:
@@ -102,4 +110,5 @@ def typed(hint: Any, value: Any, where: str) -> Any:
     raise BadInput(f"is {value!r}", where=where, right=WORDS.get(hint, "a list" if origin is tuple else "a table"))
 
 
+HINTS: dict[type, dict[str, Any]] = {}
 WORDS = {str: "text", int: "an integer", float: "a number", bool: "true or false"}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import hardware
-from v3bench.suite.ledger.data import HERE, choose, record, tables
+from v3bench.suite.ledger.data import HERE, choose, located, record, tables
 from v3bench.suite.ledger.expressions import FUNCTIONS, names
 from v3bench.suite.ledger.lawbook import FREE, LAWS
 from v3bench.suite.ledger.sources import Status
@@ -89,11 +89,9 @@ def check(derivation: Derivation, where: str) -> None:
         at = f"{where}: step {step}"
         if step in known:
             raise BadInput("is defined twice", where=at)
-        try:
+        with located(at):
             unit(text)
             values, called = names(expression)
-        except BadInput as error:
-            raise BadInput(error.what, where=at, right=error.right) from error
         for name in sorted(values):
             choose(name, known, "name", at)
         for name in sorted(called):
@@ -119,6 +117,8 @@ def check_input(given: Input, where: str) -> None:
             raise BadInput(f"value is {given.value!r}", where=where, right="a number")
         if not given.unit or not given.source:
             raise BadInput("has no unit or no source", where=where, right="value, unit and source")
-        unit(given.unit)
+        with located(where):
+            unit(given.unit)
     if given.hardware:
-        hardware.spec(given.hardware)
+        with located(where):
+            hardware.spec(given.hardware)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from v3bench.suite.ledger import claims as ledger
 from v3bench.suite.ledger.claims import Claim, Evidence, Selector
@@ -29,7 +29,7 @@ class Row:
     device: str = ""
     interval: tuple[float, float] | None = None
     origin: str = ""  # derivation and step, case and implementation, or a claim id
-    worked: Worked | None = None  # the derivation, for its steps
+    worked: Worked | None = field(default=None, compare=False)  # the derivation, for its steps
     remembered: bool = False  # leans on a number that is only remembered: decides nothing
     inferred: bool = False  # leans on a reading that no source states
     leans_on: frozenset[str] = frozenset()  # claims whose published values entered

@@ -1,4 +1,4 @@
-"""The index of facts: every row of the fact sheet behind the ledger, with the claims it became or why it became none."""
+"""The index of facts: every row of the fact sheet behind the ledger, with its claims or why it has none."""
 
 from __future__ import annotations
 

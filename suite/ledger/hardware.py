@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from v3bench.model_ref.errors import BadInput
-from v3bench.suite.ledger.data import HERE, choose, read_toml, record
+from v3bench.suite.ledger.data import HERE, choose, located, read_toml, record
 from v3bench.suite.ledger.sources import Status
 from v3bench.suite.ledger.units import same_kind, to_si
 
@@ -72,10 +73,11 @@ def load(path: Path = HERE / "hardware.toml") -> dict[str, Part]:
         specs = {key: record(Spec, raw[key], f"{where}.{key}") for key in raw if key not in ("title", "match", "note")}
         for key, spec in specs.items():
             choose(key, KINDS, "key", where)
-            if not same_kind(spec.unit, KINDS[key]):
-                raise BadInput(f"unit {spec.unit!r}", where=f"{where}.{key}", right=f"a unit like {KINDS[key]}")
-            if spec.value <= 0:
-                raise BadInput(f"value {spec.value}", where=f"{where}.{key}", right="a positive number")
+            with located(f"{where}.{key}"):
+                if not same_kind(spec.unit, KINDS[key]):
+                    raise BadInput(f"unit {spec.unit!r}", right=f"a unit like {KINDS[key]}")
+                if not 0 < spec.value < math.inf:
+                    raise BadInput(f"value {spec.value}", right="a positive number")
         if "title" not in raw:
             raise BadInput("lacks 'title'", where=where)
         words = {key: str(raw.get(key, "")) for key in ("title", "match", "note")}

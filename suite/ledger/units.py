@@ -31,7 +31,7 @@ def unit(text: str) -> tuple[float, Dimension]:
     factor: float = 1
     dimension = NONE
     for position, part in enumerate(text.split("/")):
-        for name in part.split():
+        for name in part.split() or [""]:
             scale, powers = atom(name, text)
             sign = -1 if position else 1
             factor = factor / scale if position else factor * scale

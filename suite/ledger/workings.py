@@ -8,7 +8,7 @@ from functools import cache
 
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import hardware
-from v3bench.suite.ledger.data import choose
+from v3bench.suite.ledger.data import choose, located
 from v3bench.suite.ledger.derivations import Derivation, Input, Variant, load
 from v3bench.suite.ledger.expressions import FUNCTIONS, Quantity, evaluate, filled, names
 from v3bench.suite.ledger.lawbook import LAWS, bound, config_of
@@ -80,10 +80,8 @@ def _work_out(name: str, variant: str, above: tuple[str, ...]) -> Worked:
     }
     known, steps, functions = dict(inputs), {}, {**FUNCTIONS, **bound(model)}
     for step, expression, text in derivation.steps:
-        try:
+        with located(f"derivation {key}: step {step}"):
             quantity = evaluate(expression, {n: v.quantity for n, v in known.items()}, functions)
-        except BadInput as error:
-            raise BadInput(error.what, where=f"derivation {key}: step {step}", right=error.right) from error
         if quantity.dimension != unit(text)[1]:
             right = "a unit of the result's kind"
             raise BadInput(f"result is not in {text}", where=f"derivation {key}: step {step}", right=right)
