@@ -14,8 +14,8 @@ from v3bench.suite.run_folder import RunFolder, in_force, load_run, write_whole
 
 FACTS = {
     "commit": "a" * 40, "dirty": False, "lock_sha256": None, "packages": {"v3bench": "1"}, "python": "3",
-    "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "threads": 2, "memory_bytes": 1}, "gpus": [],
-    "driver": None,
+    "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "threads": 2, "memory_bytes": 1},
+    "gpus": [], "driver": None,
 }  # fmt: skip
 SEGMENT = {"command": "x", "profile": "smoke", "areas": ["tpot"], "device": "cpu", "launch": "one", "start": "now"}
 RECORD = Measurement(
