@@ -174,7 +174,7 @@ def test_initial_weights_have_the_configs_spread_and_repeat() -> None:
     for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
         if a.numel() > 500:
-            assert float(a.std()) == pytest.approx(0.37, rel=0.1), name
+            assert a.std().item() == pytest.approx(0.37, rel=0.1), name
         if name.endswith("norm.weight"):
             assert (a == 1).all()
 

@@ -6,21 +6,14 @@ selection methods (tests/kernels/test_route.py), mscale or mscale_all_dim alone 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from v3bench.model_ref.config import Config
-from v3bench.model_ref.mtp import MTP
-from v3bench.model_ref.rope import Rope
-from v3bench.kernels.ops import TORCH
-
-from .released import pair, renamed
+from .released import pair
 from .tiny import RAW
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8.0, "beta_slow": 1.0, "original_max_position_embeddings": 64}
@@ -56,7 +49,9 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         raw["norm_topk_prob"] = draw(st.booleans())
     else:
         raw["topk_method"] = draw(st.sampled_from(["greedy", "group_limited_greedy"]))
-    scaling = draw(st.sampled_from([None, {}, {"mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 1.3, "mscale_all_dim": 0.7}]))
+    scaling = draw(
+        st.sampled_from([None, {}, {"mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 1.3, "mscale_all_dim": 0.7}])
+    )
     raw["rope_scaling"] = scaling if scaling is None else YARN | scaling
     return raw
 
