@@ -44,6 +44,9 @@ WORDS = (
 )
 BY_WORD = {word.word: word for word in WORDS}
 BASES = ("formula", "counted", "measured", "modelled")
+COLUMNS = (
+    "id", "area", "statement", "printed", "found", "basis", "scale", "outcome", "verdict", "word", "source", "why",
+)  # fmt: skip
 TESTS = {
     "equal": "equals the printed figure, rounded or cut off to its digits",
     "within": "lies within the tolerance of the published value",
@@ -66,12 +69,24 @@ def span(row: Row) -> str:
 
 
 def found_text(rows: Sequence[Row]) -> str:
-    """The deciding values in short: one, or the least and the greatest of several."""
+    """The values of some evidence in short: one, or the least and the greatest of several."""
     values = sorted({row.value for row in rows})
     if not values:
         return ""
     unit = rows[0].unit
-    return amount(values[0], unit) if len(values) == 1 else f"{number(values[0], 4)} to {amount(values[-1], unit, 4)}"
+    if len(values) == 1:
+        return amount(values[0], unit)
+    # As few digits as tell the two apart.
+    digits = next((n for n in (4, 5) if number(values[0], n) != number(values[-1], n)), 6)
+    return f"{number(values[0], digits)} to {amount(values[-1], unit, digits)}"
+
+
+def seen(judged: Judged, basis: str) -> str:
+    """What the evidence of one basis says, in the claim's convention where it names one; a proxy is marked."""
+    meant = judged.claim.decides.convention
+    rows = [row for row in judged.evidence if row.basis == basis and meant in ("", row.convention)]
+    text = found_text(rows)
+    return f"{text} (proxy)" if rows and all(row.scale == "proxy" for row in rows) else text
 
 
 def commands(judged: Judged) -> list[str]:
@@ -121,16 +136,29 @@ def evidence_view(row: Row, decides: bool) -> dict[str, Any]:
 
 
 def ledger_frame(judged: Sequence[Judged]) -> pd.DataFrame:
-    """One row per claim: id, area, statement, published, found, basis, scale, verdict, outcome, source, why."""
-    names = ("id", "statement", "printed", "found", "basis", "scale", "outcome", "source", "why")
-    rows = []
-    for one in judged:
-        view = row_view(one)
-        rows.append(
-            {name: view[name] for name in names}
-            | {"area": one.claim.area, "verdict": one.verdict, "word": view["word"].word}
-        )
-    return pd.DataFrame(rows, columns=[*names, "area", "verdict", "word"])
+    """One row per claim: id, area, statement, printed, found, basis, scale, outcome, verdict, word, source, why.
+
+    Columns formula, counted, measured and modelled hold what the evidence of each basis says, decided or not.
+    """
+    rows = [
+        {
+            "id": one.claim.id,
+            "area": one.claim.area,
+            "statement": one.claim.statement,
+            "printed": one.claim.published.printed,
+            "found": found_text(one.deciding),
+            "basis": one.claim.decides.basis,
+            "scale": one.deciding[0].scale if one.deciding else one.claim.decides.scale,
+            "outcome": one.outcome,
+            "verdict": one.verdict,
+            "word": word_of(one).word,
+            "source": one.claim.source.line(),
+            "why": one.why,
+            **{basis: seen(one, basis) for basis in BASES},
+        }
+        for one in judged
+    ]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *BASES])
 
 
 def tally(judged: Sequence[Judged]) -> list[tuple[Word, int]]:

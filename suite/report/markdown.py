@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from v3bench.suite.ledger.verdict import Judged
 from v3bench.suite.meter.machine import device_name
 from v3bench.suite.report.display import joined
-from v3bench.suite.report.ledger_rows import ledger_frame, word_of
+from v3bench.suite.report.ledger_rows import WORDS, ledger_frame, word_of
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run, revision
 
@@ -29,16 +29,24 @@ def render(table: Table) -> str:
 
 
 def results_table(run: Run, judged: Sequence[Judged]) -> str:
-    """The README's table: what a run's evidence decided and what does not hold, and the device it ran on."""
-    count = Counter(word_of(one).word for one in judged)
-    told = [one for one in judged if word_of(one).key not in ("recomputed", "model", "untested")]
+    """The README's table: claims that the run counted or measured, and those that do not hold, basis by basis.
+
+    The caption names the device and the code; the note counts the claims that are left out.
+    """
+    told = [one for one in judged if word_of(one).key in ("deviates", "ambiguous") or seen_in_run(one)]
+    told_ids = {one.claim.id for one in told}
+    left = Counter(word_of(one).word for one in judged if one.claim.id not in told_ids)
     columns = (
-        Column("id", "Claim"), Column("printed", "Published"), Column("found", "Found"), Column("basis", "Basis"),
-        Column("scale", "Scale"), Column("word", "Verdict"),
+        Column("id", "Claim"), Column("printed", "Published"), Column("formula", "Formula"),
+        Column("modelled", "Modelled"), Column("counted", "Counted"), Column("measured", "Measured"),
+        Column("word", "Verdict"),
     )  # fmt: skip
-    rest = [
-        f"{count[word]} {word}" for word in ("recomputed", "consistent with the model", "not tested") if count[word]
-    ]
-    left_out = f"Beside these, of {len(judged)} claims: {joined(rest)}." if rest else ""
+    rest = [f"{left[word.word]} {word.word}" for word in WORDS if left[word.word]]
+    note = f"Of {len(judged)} claims, these are left out here: {joined(rest)}." if rest else ""
     caption = f"{device_name(run.info)}; {revision(run.info)}"
-    return render(Table(caption, columns, ledger_frame(told), left_out, limit=len(judged)))
+    return render(Table(caption, columns, ledger_frame(told), note, limit=len(judged)))
+
+
+def seen_in_run(judged: Judged) -> bool:
+    """Whether a run's records stand among the evidence."""
+    return any(row.basis in ("counted", "measured") for row in judged.evidence)
