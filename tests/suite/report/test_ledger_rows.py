@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 from v3bench.suite.ledger import verdict
-from v3bench.suite.report.ledger_rows import WORDS, ledger_frame, row_view, tally, tally_table, word_of
+from v3bench.suite.report.ledger_rows import (
+    WORDS,
+    found_text,
+    ledger_frame,
+    row_view,
+    seen,
+    tally,
+    tally_table,
+    word_of,
+)
 
 
 def test_every_verdict_that_can_be_given_has_its_word():
@@ -48,6 +57,15 @@ def test_a_proxy_is_shown_as_a_proxy(judged):
     )
     assert word_of(small).word == "proxy agrees"
     assert row_view(small)["scale"] == "proxy"
+    assert seen(small, "measured").endswith(" (proxy)")
+    assert not seen(one, one.claim.decides.basis).endswith(" (proxy)")
+
+
+def test_a_range_keeps_its_ends_apart(judged):
+    row = next(one for one in judged if one.deciding).deciding[0]
+    apart = [replace(row, value=value, unit="kB") for value in (684.494, 684.536, 684.5)]
+    assert found_text(apart) == "684.49 to 684.54\u00a0kB"
+    assert found_text(()) == ""
 
 
 @pytest.mark.parametrize("word", WORDS, ids=lambda word: word.key)

@@ -1,7 +1,6 @@
 """Markdown from the same tables: whole rows, nothing that reads as markup."""
 
 import pandas as pd
-from v3bench.suite.ledger import claims, verdict
 from v3bench.suite.report.markdown import render, results_table
 from v3bench.suite.report.tables import Column, Table
 
@@ -39,13 +38,3 @@ def test_results_name_device_and_code_and_leave_no_claim_out(run, judged):
     cells = ["kv-cache-deepseek-v3", "70.272 KB", "70.272 kB", "\u2013", "70.272 kB", "70.272 kB", "recomputed"]
     assert f"| {' | '.join(cells)} |" in rows
     assert results_table(run, judged) == text
-
-
-def test_a_proxy_is_marked_in_the_table(record, run_of):
-    small = record(
-        area="kv_cache", metric="kv_bytes_per_token", convention="bf16", subject="deepseek-v3", samples=(9e3,)
-    )
-    run = run_of(small)
-    text = results_table(run, verdict.judge(claims.load(), run.measurements))
-    row = next((line for line in text.splitlines() if line.startswith("| kv-cache-deepseek-v3 |")), None)
-    assert row is None or "(proxy)" in row
