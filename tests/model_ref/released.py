@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
 from v3bench.model_ref.config import Config
 from v3bench.model_ref.model import Model
 
@@ -58,13 +57,16 @@ def pair(raw: dict[str, Any], *, seed: int, mtp: bool = False) -> tuple[nn.Modul
     import transformers
 
     torch.manual_seed(seed)
-    cls = {"deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM"), "deepseek_v2": ("DeepseekV2Config", "DeepseekV2ForCausalLM")}
+    cls = {
+        "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM"),
+        "deepseek_v2": ("DeepseekV2Config", "DeepseekV2ForCausalLM"),
+    }
     config_cls, model_cls = (getattr(transformers, name) for name in cls[raw["model_type"]])
     theirs = model_cls(config_cls(**{key: value for key, value in raw.items() if key != "model_type"})).eval()
     with torch.no_grad():
-        for name, tensor in theirs.state_dict().items():
+        for key, tensor in theirs.state_dict().items():
             # Larger than the usual start: every path must move the logits by much more than the tolerance.
-            tensor.normal_(1.0 if "norm" in name else 0.0, 0.1 if "norm" in name or "bias" in name else 0.15)
+            tensor.normal_(1.0 if "norm" in key else 0.0, 0.1 if "norm" in key or "bias" in key else 0.15)
     ours = Model(Config.from_dict(raw), mtp=mtp).eval()
     state = renamed(theirs.state_dict())
     if ours.config.tie_word_embeddings:

@@ -1,19 +1,21 @@
-"""transformers' DeepSeek V3 and V2 and this model, same weights, float32: same logits.
+"""transformers' DeepSeek V3 and V2 and this model, same weights, float32: same logits, same MTP states.
 
-What transformers ignores has an independent float64 formula elsewhere: V2's norm_topk_prob, V3's other scoring and
-selection methods (tests/kernels/test_route.py), mscale or mscale_all_dim alone (tests/model_ref/test_rope.py).
+What transformers ignores has an independent float64 formula elsewhere: V2's norm_topk_prob (test_moe.py), V3's other
+scoring and selection methods (tests/kernels/test_route.py), mscale or mscale_all_dim alone (test_rope.py).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from v3bench.model_ref.model import Model
 
-from .released import pair
+from .released import pair, renamed
 from .tiny import RAW
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8.0, "beta_slow": 1.0, "original_max_position_embeddings": 64}
@@ -34,6 +36,8 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     raw = RAW | {
         "model_type": kind,
         "q_lora_rank": draw(st.sampled_from([None, 24])),
+        "qk_nope_head_dim": draw(st.sampled_from([12, 7])),
+        "v_head_dim": draw(st.sampled_from([10, 24])),
         "attention_bias": draw(st.booleans()),
         "n_group": groups,
         "topk_group": draw(st.integers(1, groups)),
@@ -73,3 +77,32 @@ def test_forward_and_cached_decode_agree_with_transformers(
         for i in range(first, length):
             stepped = theirs(ids[:, i : i + 1], past_key_values=past, use_cache=True).logits
             close(ours.decode(ids[:, i : i + 1], cache), stepped)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"q_lora_rank": None, "attention_bias": True}], ids=["plain", "biased"])
+def test_mtp_modules_agree_with_transformers(depth: int, options: dict[str, Any]) -> None:
+    """transformers gives module k the positions k further on; RoPE is relative, so nothing follows from it."""
+    from transformers.modeling_layers import MtpModel
+
+    raw = RAW | {"model_type": "deepseek_v3", "num_nextn_predict_layers": depth, "rope_scaling": YARN} | options
+    theirs, ours = pair(raw, seed=depth)
+    modules = MtpModel(theirs, depth).eval()
+    with torch.no_grad():
+        for name, tensor in modules.layers.state_dict().items():
+            tensor.normal_(1.0 if "norm" in name else 0.0, 0.1 if "norm" in name or "bias" in name else 0.15)
+    full = Model(ours.config).eval()
+    for k, module in enumerate(full.mtp):
+        module.load_state_dict(renamed(modules.layers[k].state_dict()))
+    full.load_state_dict(ours.state_dict(), strict=False)
+
+    T = 9
+    ids = torch.randint(0, raw["vocab_size"], (2, T + 1))
+    with torch.inference_mode():
+        h = theirs.model(ids[:, :T]).last_hidden_state
+        close(full.hidden(ids[:, :T]), h)
+        for k, got in enumerate(full.further(full.hidden(ids[:, :T]), ids), start=1):
+            positions = torch.arange(k, T)[None]
+            h = modules.forward_layer(k - 1, h[:, : T - k], positions, None, input_ids=ids[:, k:T])
+            close(got, h)
+            close(full.logits(got), theirs.lm_head(h))
