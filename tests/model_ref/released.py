@@ -57,11 +57,8 @@ def pair(raw: dict[str, Any], *, seed: int, mtp: bool = False) -> tuple[nn.Modul
     import transformers
 
     torch.manual_seed(seed)
-    cls = {
-        "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM"),
-        "deepseek_v2": ("DeepseekV2Config", "DeepseekV2ForCausalLM"),
-    }
-    config_cls, model_cls = (getattr(transformers, name) for name in cls[raw["model_type"]])
+    name = {"deepseek_v3": "DeepseekV3", "deepseek_v2": "DeepseekV2"}[raw["model_type"]]
+    config_cls, model_cls = getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
     theirs = model_cls(config_cls(**{key: value for key, value in raw.items() if key != "model_type"})).eval()
     with torch.no_grad():
         for key, tensor in theirs.state_dict().items():
