@@ -19,7 +19,7 @@ import pytest
 from v3bench.suite.ledger import cases as case_table
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter.measure import EFFORTS, ONCE, Effort
-from v3bench.suite.meter.progress import Progress
+from v3bench.suite.meter.progress import Progress, unsteady
 from v3bench.suite.meter.recorder import Recorder
 from v3bench.suite.meter.session import PLAN, Plan, Session
 
@@ -137,6 +137,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         return report
     if report.when == "call" and report.passed and recorder:
         session.keep(*recorder.pending)
+        if remark := unsteady(recorder.pending):
+            item.config.stash[PROGRESS].note(remark)
         if session.plan.folder is not None:
             session.keep_benchmark(benchmark_json(item.config, recorder.benchmark))
     elif report.when != "teardown" and not report.passed:

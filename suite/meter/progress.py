@@ -6,6 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from v3bench.suite.meter.measurement import Measurement
+from v3bench.suite.meter.statistics import summary
+
+WIDE = 1.5
+
 
 class Progress:
     """Says one line per case as it begins, and one per skip or failure."""
@@ -32,6 +37,17 @@ class Progress:
     def note(self, text: str) -> None:
         """Say what became of the current case."""
         self.say(f"    {text}")
+
+
+def unsteady(records: Sequence[Measurement]) -> str:
+    """A remark where the middle half of a series of times spreads by more than half of itself, or ""."""
+    rows = {f"{m.subject}/{m.impl}": summary(m.samples) for m in records if m.clock != "none"}
+    wide = [
+        f"{name} {row.quartile3 / row.quartile1:.1f}x"
+        for name, row in rows.items()
+        if row.quartile3 > WIDE * row.quartile1
+    ]
+    return f"unsteady, as on a busy machine: the quartiles lie apart by {', '.join(wide)}" if wide else ""
 
 
 def name(item: Any) -> str:

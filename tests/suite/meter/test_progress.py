@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from v3bench.suite.meter.progress import Progress, minutes
+from v3bench.suite.meter.measurement import Measurement
+from v3bench.suite.meter.progress import Progress, minutes, unsteady
 
 
 def item(case, area="tpot"):
@@ -35,6 +36,21 @@ def test_other_tests_go_by_their_name():
     other = SimpleNamespace(name="test_other")
     Progress([other], said.append, lambda: 0.0).begin(other)
     assert said == ["[1/1] test_other (0:00 so far)"]
+
+
+def times(impl, samples, clock="host"):
+    return Measurement(
+        area="tpot", subject="s", impl=impl, case="c", case_version=1, metric="m", basis="measured", scale="proxy",
+        clock=clock, samples=samples,
+    )  # fmt: skip
+
+
+def test_times_that_spread_are_remarked_upon():
+    steady, wide = (1.0, 1.1, 1.1, 1.2, 9.0), (1.0, 1.0, 2.0, 2.0)
+    assert unsteady([times("a", steady)]) == ""
+    assert unsteady([times("a", wide, clock="none")]) == ""
+    said = unsteady([times("a", steady), times("b", wide)])
+    assert said.endswith("the quartiles lie apart by s/b 2.0x")
 
 
 def test_minutes():
