@@ -23,7 +23,8 @@ def shown(series: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             row
             | {
-                "value": amount(middle, unit, 4, zeros=True),
+                # a count is exact, so it gets the digits to show it
+                "value": amount(middle, unit, 7 if row["basis"] == "counted" else 4, zeros=row["basis"] != "counted"),
                 "spread": f"{number(low, zeros=True)} to {number(high, zeros=True)}" if low < high else "",
                 "basis_scale": together(row["basis"], row["scale"]),
                 "setting": together(row["convention"], row["precision"]),
@@ -51,7 +52,9 @@ def measured_tables(runs: Sequence[Run], records: pd.DataFrame) -> list[Table]:
     tables = []
     for area in (area for area in AREAS if area in set(series["area"])):
         of_area = series[series["area"] == area]
-        tables.append(Table(TITLES[area], columns, shown(of_area.head(Table.limit)), total=len(of_area)))
+        frame = shown(of_area.head(Table.limit))
+        told = tuple(column for column in columns if column.key != "spread" or frame["spread"].any())
+        tables.append(Table(TITLES[area], told, frame, total=len(of_area)))
     return tables
 
 
