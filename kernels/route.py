@@ -37,10 +37,10 @@ class Plan:
 
 
 class Routing(NamedTuple):
-    """gates (T, K); index (T, K) int64, the chosen experts in no particular order; scores (T, E)."""
+    """gates (T, K); chosen (T, K) int64, the experts in no particular order; scores (T, E)."""
 
     gates: Tensor
-    index: Tensor
+    chosen: Tensor
     scores: Tensor
 
 
@@ -51,7 +51,7 @@ def reference(logits: Tensor, bias: Tensor | None, plan: Plan) -> Routing:
     index = []
     for row in biased.detach():
         groups = row.view(plan.n_group, -1)
-        open_to = range(plan.n_group)
+        open_to = list(range(plan.n_group))
         if plan.grouped:
             best = 2 if plan.method == "noaux_tc" else 1
             worth = groups.topk(best).values.sum(-1)

@@ -45,4 +45,5 @@ class Block(nn.Module):
         routings: list[Routing] | None = None,
     ) -> Tensor:
         h = h + self.attn(self.attn_norm(h), turns, cache, layer)
-        return h + self.ffn(self.ffn_norm(h), routings)
+        out: Tensor = h + self.ffn(self.ffn_norm(h), routings)
+        return out

@@ -30,6 +30,7 @@ class Cache:
         dtype: torch.dtype | None = None,
         grows: bool = True,
     ) -> None:
+        self._lengths: Tensor | None = None
         shape = (batch, capacity, *entry)
         # Zeros: a row's unused tail is read under a mask, where a stray NaN would still spread.
         self.layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
@@ -58,7 +59,7 @@ class Cache:
         self.host_lengths = list(lengths)
         self.longest = max(self.host_lengths, default=0)
         self.uniform = all(length == self.longest for length in self.host_lengths)
-        self._lengths: Tensor | None = None
+        self._lengths = None
 
     def truncate(self, lengths: Tensor | Sequence[int] | int) -> None:
         """Forget what lies beyond ``lengths`` (B), or beyond one length in every row. Raises BadInput."""

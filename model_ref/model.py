@@ -76,13 +76,14 @@ class Model(Decoder):
 
     def run(self, input_ids: Tensor, cache: Cache | None, routings: list[Routing] | None = None) -> Tensor:
         """All blocks over the new tokens and, with a cache, the tokens in it: states after the final norm (B, S, D)."""
-        h = self.embed(input_ids)  # (B, S, D)
+        h: Tensor = self.embed(input_ids)  # (B, S, D)
         turns = self.turns(h, cache)
         for i, layer in enumerate(self.layers):
             h = layer(h, turns, cache, i, routings)
         if cache is not None:
             cache.advance(input_ids.shape[1])
-        return self.norm(h)
+        h = self.norm(h)
+        return h
 
     def run_mtp(
         self, k: int, h: Tensor, ids: Tensor, cache: Cache | None, routings: list[Routing] | None = None
@@ -118,7 +119,7 @@ class Model(Decoder):
         ]
         balance = torch.stack(balances).sum() if balances else torch.zeros_like(main)
         alpha = config.aux_loss_alpha if balance_weight is None else balance_weight
-        loads = [expert_loads(routing.index, config.n_routed_experts) for routing in routings]
+        loads = [expert_loads(routing.chosen, config.n_routed_experts) for routing in routings]
         none = torch.zeros(0, config.n_routed_experts, dtype=torch.int64, device=h.device)
         total = main + mtp_weight * further + alpha * balance
         return Loss(total, main, further, balance, torch.stack(loads) if loads else none)

@@ -32,7 +32,7 @@ class MoE(nn.Module):
         routing = self.gate(tokens)
         if routings is not None:
             routings.append(routing)
-        y = self.experts(tokens, routing)
+        y: Tensor = self.experts(tokens, routing)
         if self.shared is not None:
             y = y + self.shared(tokens)  # eq. 12, without its residual
         return y.view_as(x)
@@ -40,6 +40,8 @@ class MoE(nn.Module):
 
 class Gate(nn.Module):
     """tokens (T, D) -> Routing, in at least float32."""
+
+    e_score_correction_bias: Tensor | None
 
     def __init__(
         self, config: Config, ops: Ops, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -89,11 +91,11 @@ class Experts(nn.Module):
         E, D, F_ = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         self.w_gate_up = nn.Parameter(torch.empty(E, 2 * F_, D, device=device, dtype=dtype))
         self.w_down = nn.Parameter(torch.empty(E, D, F_, device=device, dtype=dtype))
-        self.experts = ops.experts
+        self.routed = ops.experts
 
     def forward(self, tokens: Tensor, routing: Routing) -> Tensor:
         """tokens (T, D) -> (T, D), the routed sum of eq. 12."""
-        return self.experts(tokens, routing.gates, routing.index, self.w_gate_up, self.w_down)
+        return self.routed(tokens, routing.gates, routing.chosen, self.w_gate_up, self.w_down)
 
 
 class FFN(nn.Module):
@@ -114,6 +116,7 @@ class FFN(nn.Module):
         self.swiglu = ops.swiglu
 
     def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
+        """A dense network routes nothing: ``routings`` is there so that a block need not ask which one it has."""
         return F.linear(self.swiglu(F.linear(x, self.w_gate_up)), self.w_down)
 
 
@@ -130,7 +133,7 @@ def balance_loss(routing: Routing, plan: Plan, batch: int, *, per_sequence: bool
     counts the unbiased, ungrouped top K (eq. 18); otherwise what was chosen. ``batch`` rows of equal length lie in the
     routing one after another; V2's ``seq_aux: false`` takes them as one.
     """
-    scores, index = routing.scores, routing.index
+    scores, index = routing.scores, routing.chosen
     if plan.method == "noaux_tc":
         index = scores.detach().topk(plan.top_k, dim=-1).indices
     groups = batch if per_sequence else 1

@@ -44,7 +44,8 @@ class MTP(nn.Module):
         routings: list[Routing] | None = None,
     ) -> Tensor:
         joined = self.eh_proj(torch.cat((self.enorm(e), self.hnorm(h)), dim=-1))  # (B, S, D)  eq. 21
-        return self.norm(self.block(joined, turns, cache, layer, routings))  # (B, S, D)  eq. 22
+        out: Tensor = self.norm(self.block(joined, turns, cache, layer, routings))  # (B, S, D)  eq. 22
+        return out
 
 
 def mtp_loss(logits: list[Tensor], input_ids: Tensor) -> Tensor:

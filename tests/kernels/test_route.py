@@ -34,7 +34,7 @@ def draw(plan: Plan, seed: int = 0) -> tuple[Tensor, Tensor | None]:
 
 def dense(routing: Routing) -> Tensor:
     """Gates (T, E), zero where an expert was not chosen."""
-    return torch.zeros_like(routing.scores).scatter(1, routing.index, routing.gates)
+    return torch.zeros_like(routing.scores).scatter(1, routing.chosen, routing.gates)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=NAMES)
@@ -74,7 +74,7 @@ def test_equals_the_papers_formulas(op: Op, plan: Plan) -> None:
 @pytest.mark.parametrize("plan", PLANS, ids=NAMES)
 def test_every_token_gets_k_experts_of_at_most_topk_group_groups(plan: Plan) -> None:
     logits, bias = draw(plan, seed=2)
-    index = route(logits, bias, plan).index
+    index = route(logits, bias, plan).chosen
     assert all(len(set(row)) == K for row in index.tolist())
     loads = torch.bincount(index.flatten(), minlength=E)
     assert loads.sum() == T * K
@@ -91,9 +91,9 @@ def test_bias_moves_selection_but_not_gates() -> None:
     bias = torch.zeros(E, dtype=torch.float64)
     bias[0] = 10.0
     without, with_bias = route(logits, torch.zeros_like(bias), plan), route(logits, bias, plan)
-    assert not (without.index == 0).any()
-    assert (with_bias.index == 0).any(1).all()
-    torch.testing.assert_close(with_bias.gates, with_bias.scores.gather(1, with_bias.index))
+    assert not (without.chosen == 0).any()
+    assert (with_bias.chosen == 0).any(1).all()
+    torch.testing.assert_close(with_bias.gates, with_bias.scores.gather(1, with_bias.chosen))
     torch.testing.assert_close(with_bias.scores, logits.sigmoid())
 
 
@@ -115,6 +115,6 @@ def test_gradient_reaches_the_logits_through_the_gates_only() -> None:
     routing.gates.square().sum().backward()
     assert bias.grad is None
     assert logits.grad is not None
-    chosen = torch.zeros(T, E).scatter(1, routing.index, 1.0).bool()
+    chosen = torch.zeros(T, E).scatter(1, routing.chosen, 1.0).bool()
     assert (logits.grad[chosen] != 0).all()
     assert (logits.grad[~chosen] == 0).all()

@@ -38,7 +38,7 @@ def test_output_is_the_sum_of_shared_and_gated_experts(ops: Ops, shared: int, sh
         want = torch.zeros(48, dtype=torch.float64)
         if moe.shared is not None:
             want += silu_ffn(token, moe.shared.w_gate_up, moe.shared.w_down)
-        for gate, e in zip(routing.gates[t], routing.index[t], strict=True):
+        for gate, e in zip(routing.gates[t], routing.chosen[t], strict=True):
             want += gate * silu_ffn(token, moe.experts.w_gate_up[e], moe.experts.w_down[e])
         torch.testing.assert_close(got.flatten(0, 1)[t], want)
 
@@ -114,12 +114,12 @@ def test_bias_updates_even_out_the_loads() -> None:
     logits = torch.randn(400, 8) + torch.linspace(-1.5, 1.5, 8)
 
     def violation() -> float:
-        loads = expert_loads(route(logits, bias, plan).index, 8).double()
+        loads = expert_loads(route(logits, bias, plan).chosen, 8).double()
         return float(loads.max() / loads.mean() - 1)
 
     before = violation()
     for _ in range(300):
-        update_bias(bias, expert_loads(route(logits, bias, plan).index, 8), 0.005)
+        update_bias(bias, expert_loads(route(logits, bias, plan).chosen, 8), 0.005)
     assert before > 1.0
     assert violation() < 0.1
 
@@ -142,8 +142,8 @@ def test_balance_loss_equals_its_formula(method: str, per_sequence: bool) -> Non
     bias = torch.randn(16, dtype=torch.float64) if method == "noaux_tc" else None
     routing = route(torch.randn(10, 16, dtype=torch.float64), bias, plan)
     # V3 counts the top K of the plain affinities (eq. 18), V2 what was chosen.
-    counted = routing.scores.topk(3).indices if method == "noaux_tc" else routing.index
-    assert not torch.equal(routing.index.sort(1).values, routing.scores.topk(3).indices.sort(1).values)
+    counted = routing.scores.topk(3).indices if method == "noaux_tc" else routing.chosen
+    assert not torch.equal(routing.chosen.sort(1).values, routing.scores.topk(3).indices.sort(1).values)
     rows = counted.tolist()
     parts = [slice(0, 5), slice(5, 10)] if per_sequence else [slice(0, 10)]
     want = sum(balance_by_hand(routing.scores[part], rows[part], 3) for part in parts) / len(parts)
