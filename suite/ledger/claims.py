@@ -53,11 +53,16 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Decides:
-    """What decides the claim: one basis, the least scale that counts, and the convention where one is meant."""
+    """What decides the claim: one basis, the least scale that counts, and the convention where one is meant.
+
+    ``stronger`` names bases that decide in its place, the first that a run has evidence of: what was formulated can be
+    counted, what was counted can be measured.
+    """
 
     basis: Literal["formula", "counted", "measured", "modelled"]
     scale: Scale = "full"
     convention: str = ""
+    stronger: tuple[Literal["counted", "measured"], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ class Judged:
 
     claim: Claim
     evidence: tuple[Row, ...]
+    basis: str  # that decided, or would decide
     outcome: Outcome
     verdict: str
     why: str
@@ -77,7 +78,8 @@ def judge_one(claim: Claim, run: Index) -> Judged:
         claim=claim,
         evidence=tuple(found),
         outcome=found_so.outcome,
-        verdict=verdict(found_so.outcome, claim.decides.basis, found_so.scale, found_so.needs),
+        basis=found_so.basis or claim.decides.basis,
+        verdict=verdict(found_so.outcome, found_so.basis or claim.decides.basis, found_so.scale, found_so.needs),
         why=found_so.why,
         deciding=found_so.deciding,
         errors=tuple(errors),
@@ -92,17 +94,21 @@ class Weighed:
     why: str
     scale: str = "full"  # of the rows that decided
     needs: str = ""  # what an untested claim lacks
+    basis: str = ""  # of the rows that decided
     deciding: tuple[Row, ...] = ()
 
 
 def weigh(claim: Claim, found: Sequence[Row], run: Index) -> Weighed:
-    """The rows of the deciding basis, at the best scale there is, against the test."""
+    """The rows of the deciding basis (or a stronger one that there is), at the best scale, against the test."""
     if claim.source.status == "memory":
         return Weighed(
             "untested", "the published value is only remembered", needs="the published value read in its source"
         )
-    deciding = [row for row in found if decisive(row, claim)]
-    sure = [row for row in deciding if not row.remembered]
+    for basis in (*claim.decides.stronger, claim.decides.basis):
+        deciding = [row for row in found if decisive(row, claim, basis)]
+        sure = [row for row in deciding if not row.remembered]
+        if sure:
+            break
     if deciding and not sure:
         why = "its evidence leans on numbers that are only remembered"
         return Weighed("untested", why, needs=claim.needs or "a source for its inputs")
@@ -118,16 +124,16 @@ def weigh(claim: Claim, found: Sequence[Row], run: Index) -> Weighed:
     others = [row for row in found if row not in sure and row.basis != "published"]
     why = "; ".join(part for part in (said, aside(others, accepts(claim)), claim.note) if part)
     outcome: Outcome = outcomes.pop() if len(outcomes) == 1 else "ambiguous"
-    return Weighed(outcome, why, best, deciding=tuple(row for row, _ in judged))
+    return Weighed(outcome, why, best, basis=basis, deciding=tuple(row for row, _ in judged))
 
 
-def decisive(row: Row, claim: Claim) -> bool:
-    """Whether a row is of the deciding basis, convention and a scale that counts. Raises BadInput for a circle.
+def decisive(row: Row, claim: Claim, basis: str) -> bool:
+    """Whether a row is of this basis, the claim's convention and a scale that counts. Raises BadInput for a circle.
 
     A slice has every per-layer dimension of the full model, so a measured slice counts where full is meant.
     """
     decides = claim.decides
-    if row.basis != decides.basis or decides.convention not in ("", row.convention):
+    if row.basis != basis or decides.convention not in ("", row.convention):
         return False
     if claim.id in row.leans_on:
         raise BadInput("deciding evidence draws on the claim's own published value", where=claim.id)

@@ -93,7 +93,7 @@ def commands(judged: Judged) -> list[str]:
     """What to type to get this row again."""
     models = dict.fromkeys(row.worked.model for row in judged.evidence if row.worked and row.worked.model)
     found = [f"v3bench model {model}" for model in models]
-    if judged.claim.decides.basis in ("counted", "measured"):
+    if judged.basis in ("counted", "measured"):
         found += [f"v3bench run --only {judged.claim.area} --out RUN", "v3bench claims RUN --json"]
     else:
         found.append("v3bench claims --json")
@@ -108,7 +108,7 @@ def row_view(judged: Judged) -> dict[str, Any]:
         "id": claim.id, "statement": claim.statement, "word": word, "outcome": judged.outcome,
         "needs": judged.verdict.removeprefix("not tested (").removesuffix(")") if word.key == "untested" else "",
         "printed": claim.published.printed, "found": found_text(rows),
-        "basis": claim.decides.basis, "scale": rows[0].scale if rows else claim.decides.scale,
+        "basis": judged.basis, "scale": rows[0].scale if rows else claim.decides.scale,
         "inferred": any(row.inferred for row in rows), "why": judged.why, "errors": judged.errors,
         "source": claim.source.line(), "source_status": claim.source.status,
         "status_meaning": MEANING[claim.source.status],
@@ -147,7 +147,7 @@ def ledger_frame(judged: Sequence[Judged]) -> pd.DataFrame:
             "statement": one.claim.statement,
             "printed": one.claim.published.printed,
             "found": found_text(one.deciding),
-            "basis": one.claim.decides.basis,
+            "basis": one.basis,
             "scale": one.deciding[0].scale if one.deciding else one.claim.decides.scale,
             "outcome": one.outcome,
             "verdict": one.verdict,

@@ -1,6 +1,7 @@
 """The one rule from evidence to verdict: every outcome, basis and scale, and no number of its own."""
 
 import itertools
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -115,6 +116,19 @@ def test_only_the_deciding_basis_decides():
     found = weighed(claim(basis="formula"), row(10, "formula"), row(99, "measured"))
     assert found.outcome == "agrees"
     assert "measured: 99 deviates" in found.why
+
+
+def test_a_stronger_basis_decides_where_a_run_has_it():
+    of = replace(claim(basis="formula"), decides=Decides(basis="formula", stronger=("measured", "counted")))
+    formula, counted, measured = row(10, "formula"), row(10, "counted"), row(99, "measured")
+    assert (weighed(of, formula).basis, weighed(of, formula).outcome) == ("formula", "agrees")
+    assert (weighed(of, formula, counted).basis, weighed(of, formula, counted).outcome) == ("counted", "agrees")
+    assert (weighed(of, formula, counted, measured).basis, weighed(of, formula, measured).outcome) == (
+        "measured",
+        "deviates",
+    )
+    proxy = row(99, "measured", scale="proxy")
+    assert weighed(of, formula, proxy).basis == "formula", "a proxy does not decide what is meant in full"
 
 
 def test_only_the_convention_meant_decides():
