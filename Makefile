@@ -6,7 +6,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 PYTEST  := $(BIN)/python -m pytest
 
-.PHONY: report test test-slow check wheel lock clean
+.PHONY: report test test-slow check wheel readme lock clean
 
 report: $(READY)            ## run the benchmarks and print the ledger and where report.html is
 	@$(BIN)/v3bench run --profile $(PROFILE)
@@ -29,6 +29,9 @@ wheel: $(READY)             ## dist/v3bench-*.whl: unpacked on PYTHONPATH it run
 	@rm -rf build/lib build/bdist.*
 	@$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
 	@ls dist/*.whl
+
+readme: $(READY)            ## write README's table of results anew from the committed run it names
+	@$(BIN)/python .ci/readme.py $(RUN)
 
 lock:                       ## write requirements.lock anew from pyproject's ranges
 	@.ci/lock $(PYTHON)
