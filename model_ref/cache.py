@@ -33,7 +33,8 @@ class Cache:
         self._lengths: Tensor | None = None
         shape = (batch, capacity, *entry)
         # Zeros: a row's unused tail is read under a mask, where a stray NaN would still spread.
-        self.layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
+        with torch.inference_mode(False):  # else no other mode could write to them
+            self.layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
         self.batch, self.grows = batch, grows
         self.set_lengths([0] * batch)
 
@@ -77,10 +78,11 @@ class Cache:
             return
         if not self.grows:
             raise BadInput(f"{need} tokens exceed the capacity {self.capacity}", where="cache")
-        for i, old in enumerate(self.layers):
-            new = old.new_zeros(old.shape[0], max(need, 2 * self.capacity), *old.shape[2:])
-            new[:, : old.shape[1]] = old
-            self.layers[i] = new
+        shape = (self.batch, max(need, 2 * self.capacity), *self.layers[0].shape[2:])
+        with torch.inference_mode(False), torch.no_grad():
+            for i, old in enumerate(self.layers):
+                self.layers[i] = old.new_zeros(shape)
+                self.layers[i][:, : old.shape[1]] = old
 
     def append(self, layer: int, *parts: Tensor) -> Tensor:
         """Write the next tokens of one layer; the view (B, L, *entry) of all tokens up to them.

@@ -42,10 +42,11 @@ class Decoder(nn.Module):
         """h (B, S, D) after a final norm -> (B, S, W)."""
         return F.linear(h, self.embed.weight if self.head is None else self.head.weight)
 
+    @torch.no_grad()
     def prefill(
         self, input_ids: Tensor, *, lengths: Tensor | Sequence[int] | None = None, capacity: int | None = None
     ) -> tuple[Tensor, Cache]:
-        """Logits (B, S, W) and the filled cache.
+        """Logits (B, S, W) and the filled cache, without gradients.
 
         Rows shorter than S are padded on the right, with any token, and give their own ``lengths`` (B).
         """
@@ -56,6 +57,7 @@ class Decoder(nn.Module):
             cache.truncate(lengths)
         return logits, cache
 
+    @torch.no_grad()
     def decode(self, ids: Tensor, cache: Cache) -> Tensor:
         """ids (B, n), the next n tokens of every row -> logits (B, n, W); the cache grows by n in place."""
         if ids.ndim != 2 or ids.shape[0] != cache.batch:

@@ -142,7 +142,8 @@ def balance_loss(routing: Routing, plan: Plan, batch: int, *, per_sequence: bool
     E = scores.shape[-1]
     f = chosen.mean(1) * (E / plan.top_k)  # (B, E)  eq. 18
     share = (scores / scores.sum(-1, keepdim=True)).mean(1)  # (B, E)  eq. 19, 20
-    return (f * share).sum(-1).mean()  # eq. 17
+    loss: Tensor = (f * share).sum(-1).mean()  # eq. 17
+    return loss
 
 
 @torch.no_grad()

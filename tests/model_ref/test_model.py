@@ -87,6 +87,18 @@ def test_cache_grows_while_decoding_and_keeps_to_a_fixed_size() -> None:
     assert fixed.lengths.tolist() == [4]
 
 
+def test_a_cache_goes_from_mode_to_mode_and_keeps_no_graph() -> None:
+    model, ids = model_of(), torch.randint(0, 61, (2, 8))
+    with torch.inference_mode():
+        _, cache = model.prefill(ids[:, :3], capacity=4)
+    got = [model.decode(ids[:, 3:4], cache)]
+    with torch.inference_mode():
+        got.append(model.decode(ids[:, 4:6], cache))
+    got.append(model.decode(ids[:, 6:], cache))
+    torch.testing.assert_close(torch.cat(got, 1), model(ids)[:, 3:])
+    assert not any(layer.requires_grad for layer in cache.layers)
+
+
 def test_decode_refuses_another_number_of_rows() -> None:
     model = model_of()
     _, cache = model.prefill(torch.zeros(2, 3, dtype=torch.int64))
