@@ -56,8 +56,12 @@ def fixed(value: float, places: int = 2) -> str:
 
 
 def amount(value: float, unit: str, digits: int = 6, *, zeros: bool = False) -> str:
-    """A value with its unit: '70,272 B', '43.73%', '7.344 x'. A long unit may go to the next line, a short one not."""
-    shown = number(value, digits, zeros=zeros)
+    """A value with its unit: '70,272 B', '43.73%', '7.344 x'."""
+    return with_unit(number(value, digits, zeros=zeros), unit)
+
+
+def with_unit(shown: str, unit: str) -> str:
+    """A shown number with its unit behind. A long unit may go to the next line, a short one not."""
     unit = unit.removesuffix(" params")  # the statement says of what
     if unit in ("", "1", "params"):
         return shown

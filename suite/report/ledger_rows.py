@@ -90,14 +90,12 @@ def seen(judged: Judged, basis: str) -> str:
 
 
 def commands(judged: Judged) -> list[str]:
-    """What to type to get this row again."""
+    """What to type to get this row again: by formula, and from a run where one can count or measure it."""
     models = dict.fromkeys(row.worked.model for row in judged.evidence if row.worked and row.worked.model)
     found = [f"v3bench model {model}" for model in models]
-    if judged.basis in ("counted", "measured"):
-        found += [f"v3bench run --only {judged.claim.area} --out RUN", "v3bench claims RUN --json"]
-    else:
-        found.append("v3bench claims --json")
-    return found
+    if any(entry.pick is not None for entry in judged.claim.evidence):
+        return [*found, f"v3bench run --only {judged.claim.area} --out RUN", "v3bench claims RUN --json"]
+    return [*found, "v3bench claims --json"]
 
 
 def row_view(judged: Judged) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from v3bench.suite.meter.machine import device_name
 from v3bench.suite.meter.measurement import AREAS
-from v3bench.suite.report.display import TITLES, amount, metric_unit, number, plain
+from v3bench.suite.report.display import TITLES, fixed, metric_unit, number, plain, with_unit
 from v3bench.suite.report.frames import series_frame, untaken_frame
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run, revision
@@ -23,9 +23,8 @@ def shown(series: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             row
             | {
-                # a count is exact, so it gets the digits to show it
-                "value": amount(middle, unit, 7 if row["basis"] == "counted" else 4, zeros=row["basis"] != "counted"),
-                "spread": f"{number(low, zeros=True)} to {number(high, zeros=True)}" if low < high else "",
+                "value": with_unit(in_column(middle), unit),
+                "spread": f"{in_column(low)} to {in_column(high)}" if low < high else "",
                 "basis_scale": together(row["basis"], row["scale"]),
                 "setting": together(row["convention"], row["precision"]),
                 "device_clock": together(row["device"], "" if row["clock"] == "none" else row["clock"]),
@@ -33,6 +32,11 @@ def shown(series: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def in_column(value: float) -> str:
+    """A whole number in full, another with at least two decimals and four digits."""
+    return number(value, zeros=True) if float(value).is_integer() or abs(value) < 10 else fixed(value)
 
 
 def together(*parts: str) -> str:

@@ -59,10 +59,15 @@
   // ast: true has Vega interpret its expressions, so that the page needs no eval.
   const options = { ast: true, actions: false, renderer: "svg", tooltip: { theme: "custom" } };
   document.querySelectorAll("[data-chart]").forEach((place) => {
-    const spec = JSON.parse($(place.dataset.chart).textContent);
-    if (typeof vegaEmbed !== "function") return;
-    vegaEmbed(place, spec, options).catch((error) => {
-      place.textContent = "This chart could not be drawn (" + error.message + "); the table holds its numbers.";
+    const fail = (why) => {
+      place.textContent = "This chart could not be drawn (" + why + "); the tables hold its numbers.";
+    };
+    if (typeof vegaEmbed !== "function") {
+      fail("the page was made without its drawing script");
+      return;
+    }
+    vegaEmbed(place, JSON.parse($(place.dataset.chart).textContent), options).catch((error) => {
+      fail(error.message);
       console.error(error);
     });
   });

@@ -35,6 +35,6 @@ def test_results_name_device_and_code_and_leave_no_claim_out(run, judged):
     assert counts[0] == len(judged)
     assert len(rows) + sum(counts[1:]) == len(judged)
     assert any("kv-cache-multiple-llama-3-1-405b" in row and "deviates" in row for row in rows)
-    cells = ["kv-cache-deepseek-v3", "70.272 KB", "70.272 kB", "\u2013", "70.272 kB", "70.272 kB", "recomputed"]
+    cells = ["kv-cache-deepseek-v3", "70.272 KB", "70.272 kB", "\u2013", "70.272 kB", "70.272 kB", "reproduced"]
     assert f"| {' | '.join(cells)} |" in rows
     assert results_table(run, judged) == text

@@ -177,6 +177,15 @@ def test_without_chart_packages_there_are_tables_and_a_note(monkeypatch, run, ju
     assert all(f'id="{one.claim.id}"' in text for one in judged)
 
 
+def test_a_drawing_script_that_cannot_be_made_costs_only_the_charts(monkeypatch, run, judged):
+    monkeypatch.setattr(bundle.Bundle, "made", "")
+    monkeypatch.setattr(bundle, "MAKE", "raise SystemExit(7)")
+    found = Page(page.render([run], judged))
+    run_scripts = [text for text in found.scripts if not text.startswith("{")]
+    assert run_scripts == [page.source("report.js")]
+    assert {one.claim.id for one in judged} <= set(found.ids)
+
+
 def test_an_ordinary_page_is_small(html):
     assert len(html.encode()) < 3_000_000
 
