@@ -61,15 +61,15 @@ class MLA(nn.Module):
         """Causal attention over h and the cache's tokens before it; ``turns`` of h's positions, (.., S, 1, R/2)."""
         q_c, q_r = self.queries(h, turns)
         c_kv, k_r = self.latents(h, turns)
-        lengths = None
-        if cache is not None:
-            latents = cache.append(layer, c_kv, k_r)  # (B, L, C+R)
-            if not cache.uniform:
-                lengths = cache.lengths + h.shape[1]
-            if self.absorbing_is_cheaper(h.shape[1]) and cache.longest:
-                return self.output(self.absorbed(q_c, q_r, latents, lengths))
-            if cache.longest:
-                c_kv, k_r = latents.split([self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1)
+        if cache is None:
+            return self.output(self.expanded(q_c, q_r, c_kv, k_r))
+        latents = cache.append(layer, c_kv, k_r)  # (B, L, C+R)
+        if cache.longest == 0:  # a prefill: there is nothing but the new tokens
+            return self.output(self.expanded(q_c, q_r, c_kv, k_r))
+        lengths = None if cache.uniform else cache.lengths + h.shape[1]
+        if self.absorbing_is_cheaper(h.shape[1]):
+            return self.output(self.absorbed(q_c, q_r, latents, lengths))
+        c_kv, k_r = latents.split([self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1)
         return self.output(self.expanded(q_c, q_r, c_kv, k_r, lengths))
 
     def queries(self, h: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class MLA(nn.Module):
         else:
             c_q = self.q_norm(F.linear(h, self.w_dq, self.b_dq))  # (B, S, Q)  eq. 6
             q = F.linear(c_q, self.w_uq)  # (B, S, H(N+R))  eq. 7, 8
-        q = q.view(*h.shape[:2], config.num_attention_heads, -1)  # (B, S, H, N+R)  eq. 9
+        q = q.view(*h.shape[:2], config.num_attention_heads, -1)  # (B, S, H, N+R)
         q_c, q_r = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
         return q_c, self.ops.rotate(q_r, turns)
 

@@ -79,6 +79,21 @@ def test_forward_and_cached_decode_agree_with_transformers(
             close(ours.decode(ids[:, i : i + 1], cache), stepped)
 
 
+@pytest.mark.parametrize("kind", ["deepseek_v3", "deepseek_v2"])
+def test_stretched_positions_beyond_the_trained_ones_agree(kind: str) -> None:
+    raw = RAW | {
+        "model_type": kind,
+        "rope_scaling": YARN | {"mscale": 0.7, "mscale_all_dim": 0.7},
+        "topk_method": "greedy",
+    }
+    if kind == "deepseek_v3":
+        del raw["topk_method"]
+    theirs, ours = pair(raw, seed=1)
+    ids = torch.randint(0, raw["vocab_size"], (1, 240))
+    with torch.inference_mode():
+        close(ours(ids), theirs(ids).logits)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"q_lora_rank": None, "attention_bias": True}], ids=["plain", "biased"])
 def test_mtp_modules_agree_with_transformers(depth: int, options: dict[str, Any]) -> None:
