@@ -1,8 +1,8 @@
 """Number formats and accumulation by model: what limited fraction bits do to a long sum, and LogFMT's grid.
 
-Accumulation (V3 report 3.5.2, ISCA 3.1.1): Hopper's FP8 tensor core adds 32 products at a time; products and the
-running sum are aligned to the largest exponent among them, cut off below a number of fraction bits, and added. Every
-``promote`` products the sum moves to an FP32 register. This is a model of that sentence, not of the silicon.
+Accumulation (V3 report 3.3.2 and 3.5.2, ISCA 3.1.1): Hopper's FP8 tensor core adds 32 products at a time; products
+and the running sum are aligned to the largest exponent among them, cut off below a number of fraction bits, and added.
+Every ``promote`` products the sum moves to an FP32 register. This is a model of that sentence, not of the silicon.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ WGMMA_K = 32  # FP8 products that one instruction adds
 SEED = 20241227
 ROWS = 128  # dot products in one experiment
 E4M3_SMALLEST, E4M3_FRACTION = -6, 3  # exponent of the smallest normal, bits after the leading one
+E4M3_LARGEST = 448
 
 Distribution = Literal["uniform", "normal"]
 
 
 def e4m3(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values of magnitude below 448 rounded to E4M3, ties to even."""
+    """Values of magnitude up to 448 rounded to E4M3, ties to even."""
     import numpy as np
 
     exponent = np.maximum(np.frexp(x)[1] - 1, E4M3_SMALLEST)
@@ -34,19 +35,20 @@ def e4m3(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @cache
 def products_of(k: int, distribution: Distribution) -> NDArray[np.float64]:
-    """[ROWS, k] products of operands rounded to E4M3."""
+    """[ROWS, k] products of operands scaled to E4M3's whole range, as the recipe does, and rounded to it."""
     import numpy as np
 
     rng = np.random.default_rng(SEED)
     draw = rng.random if distribution == "uniform" else rng.standard_normal
-    return e4m3(draw((ROWS, k))) * e4m3(draw((ROWS, k)))
+    left, right = draw((ROWS, k)), draw((ROWS, k))
+    return e4m3(left * (E4M3_LARGEST / np.abs(left).max())) * e4m3(right * (E4M3_LARGEST / np.abs(right).max()))
 
 
 @cache
 def accumulation_error(fraction_bits: int, k: int, promote: int, distribution: Distribution) -> float:
     """Largest error of ROWS dot products of length ``k``, operands in E4M3, against the exact sum.
 
-    uniform: operands in [0, 1), error relative to the exact sum. normal: error over the sums' root mean square, since
+    uniform: operands in [0, 1) before scaling, error relative to the exact sum. normal: error over the sums' root mean square, since
     sums near zero have no meaningful relative error. ``promote`` 0: never.
     """
     import numpy as np

@@ -22,6 +22,11 @@ def test_each_bit_about_halves_the_error():
         assert 1.7 < coarse / fine < 2.6
 
 
+def test_operands_use_the_whole_range():
+    """Unscaled ones would lose their small values to E4M3's subnormals, and a tenth of the error with them."""
+    assert accumulation_error(13, 4096, 0, "uniform") == pytest.approx(0.077, abs=0.002)
+
+
 def test_promotion_removes_most_of_it():
     assert accumulation_error(13, 4096, 128, "uniform") < accumulation_error(13, 4096, 0, "uniform") / 50
     assert accumulation_error(13, 4096, 128, "normal") < accumulation_error(13, 4096, 0, "normal") / 5
