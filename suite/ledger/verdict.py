@@ -145,9 +145,11 @@ def accepts(claim: Claim) -> tuple[float, float]:
     """The interval of values, in the claim's unit, that agree with what was published."""
     number, step = claim.published.number, claim.published.last_digit
     low, high = number if isinstance(number, tuple) else (number, number)
+    slack = SLACK * max(abs(low), abs(high))
     match claim.test:
-        case "equal":  # rounded or cut off to the printed digits
-            low, high = (low - step / 2, high + step) if low >= 0 else (low - step, high + step / 2)
+        case "equal":  # rounded or cut off to the printed digits; one whole digit more would be printed as such
+            cut = step - 2 * slack
+            low, high = (low - step / 2, high + cut) if low >= 0 else (low - cut, high + step / 2)
         case "between":
             low, high = low - step / 2, high + step / 2
         case "within" | "about":
@@ -159,7 +161,6 @@ def accepts(claim: Claim) -> tuple[float, float]:
             high = math.inf
         case "order":
             low, high = low / math.sqrt(10), high * math.sqrt(10)
-    slack = SLACK * max(abs(low) if math.isfinite(low) else 0, abs(high) if math.isfinite(high) else 0)
     return low - slack, high + slack
 
 
