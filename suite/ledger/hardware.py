@@ -52,7 +52,6 @@ KINDS = {
     "clock": "Hz",
     "sms": "1",
     "flop_per_clock": "FLOP",
-    "power": "1",
     "nvlink_total": "B/s",
     "nvlink": "B/s",
     "nvlink_achievable": "B/s",
@@ -60,7 +59,6 @@ KINDS = {
     "nic_effective": "B/s",
     "gpus": "1",
     "rack_nvlink": "B/s",
-    "rack_memory": "B",
 }
 
 
