@@ -28,4 +28,4 @@ def test_a_document_that_is_not_known():
 
 def test_what_is_only_remembered_is_marked():
     remembered = {claim.id for claim in claims.load() if claim.source.status == "memory"}
-    assert remembered == {"fabric-slim-fly-router-price", "deployment-pretraining-duration"}
+    assert remembered == {"fabric-slim-fly-router-price"}
