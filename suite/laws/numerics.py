@@ -48,8 +48,8 @@ def products_of(k: int, distribution: Distribution) -> NDArray[np.float64]:
 def accumulation_error(fraction_bits: int, k: int, promote: int, distribution: Distribution) -> float:
     """Largest error of ROWS dot products of length ``k``, operands in E4M3, against the exact sum.
 
-    uniform: operands in [0, 1) before scaling, error relative to the exact sum. normal: error over the sums' root mean square, since
-    sums near zero have no meaningful relative error. ``promote`` 0: never.
+    uniform: operands in [0, 1) before scaling, error relative to the exact sum. normal: error over the sums' root mean
+    square, since sums near zero have no meaningful relative error. ``promote`` 0: never.
     """
     import numpy as np
 
