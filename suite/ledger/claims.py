@@ -14,10 +14,12 @@ from v3bench.suite.ledger.data import HERE, choose, located, record, tables
 from v3bench.suite.ledger.sources import Source, check
 from v3bench.suite.ledger.units import same_kind, to_si, unit
 from v3bench.suite.meter.measurement import AREAS, Scale
+from v3bench.suite.models import presets
 
 FOLDER = HERE / "claims"
 Test = Literal["equal", "within", "between", "below", "above", "about", "order"]
 NEEDS_TOLERANCE = ("within", "about")
+FORMATS = ("bf16", "e4m3", "e5m2", "logfmt-8", "logfmt-10")  # number formats, subjects of measurements beside presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,18 @@ def load(folder: Path = FOLDER) -> tuple[Claim, ...]:
         where = known[claim.id][1]
         for i, evidence in enumerate(claim.evidence):
             check_evidence(claim, evidence, folder, f"{where}: evidence {i + 1}")
+        if claim.decides.convention:
+            choose(claim.decides.convention, {*map(convention_of, claim.evidence)}, "convention", f"{where}: decides")
     return claims
+
+
+def convention_of(evidence: Evidence) -> str:
+    """The convention that rows of this entry carry, as far as the ledger says it."""
+    if evidence.pick is not None:
+        return evidence.pick.convention
+    if evidence.variant and not evidence.convention:
+        return derivations.load()[evidence.derivation].variants[evidence.variant].label
+    return evidence.convention
 
 
 def check_published(claim: Claim, where: str) -> None:
@@ -231,6 +244,8 @@ def check_evidence(claim: Claim, evidence: Evidence, folder: Path, where: str) -
         for selector in (evidence.pick, evidence.over):
             if selector is not None:
                 choose(selector.metric, metrics.load(), "metric", where)
+                if not selector.subject.startswith("kernels."):
+                    choose(selector.subject, {*presets(), *FORMATS}, "subject", where)
         units = [metrics.load()[s.metric].unit for s in (evidence.pick, evidence.over) if s is not None]
         if len(units) == 2 and not same_kind(*units):
             raise BadInput(f"divides {units[0]} by {units[1]}", where=where, right="two metrics of one kind")

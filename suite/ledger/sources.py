@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger.data import choose, record, table
 
 Status = Literal["confirmed", "recomputed", "inference", "memory"]
@@ -48,5 +49,7 @@ def documents() -> dict[str, Document]:
 
 
 def check(source: Source, where: str) -> None:
-    """Raise BadInput when the document is not known."""
+    """Raise BadInput when the document is not known or the place in it is not said."""
     choose(source.document, documents(), "document", where)
+    if not source.place:
+        raise BadInput("source has no place", where=where, right="section, table or file")

@@ -112,7 +112,8 @@ def resolve(given: Input, model: str, above: tuple[str, ...], where: str) -> Val
     if given.claim:
         from v3bench.suite.ledger.claims import published
 
-        number, text, source = published(given.claim)
+        with located(where):
+            number, text, source = published(given.claim)
         held = value_of(number, text, source.line(), source.status)
         return Value(held.quantity, held.unit, held.source, held.remembered, held.inferred, frozenset({given.claim}))
     if given.step:

@@ -75,6 +75,23 @@ TYPOS = [
     (
         "kv_cache.toml",
         "kv-cache-deepseek-v3",
+        'convention = "bf16", stronger',
+        'convention = "bf61", stronger',
+        "convention 'bf61'",
+        "one of bf16",
+    ),
+    (
+        "kv_cache.toml",
+        "kv-cache-deepseek-v3",
+        'subject = "deepseek-v3"',
+        'subject = "deepsek-v3"',
+        "subject 'deepsek-v3'",
+        "deepseek-v3",
+    ),
+    ("kv_cache.toml", "kv-cache-deepseek-v3", 'place = "Table 1"', 'place = ""', "no place", "section, table"),
+    (
+        "kv_cache.toml",
+        "kv-cache-deepseek-v3",
         'statement = "DeepSeek-V3',
         'statment = "DeepSeek-V3',
         "key 'statment'",
