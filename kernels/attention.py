@@ -42,14 +42,17 @@ def reference(
     window: int | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """q (B, S, H, d), k (B, L, J, d), v (B, L, J, v) -> (B, S, H, v); J divides H, lengths int (B) or None."""
+    """q (B, S, H, d), k (B, L, J, d), v (B, L, J, v) -> (B, S, H, v); J divides H, lengths int (B) or None.
+
+    Computed in at least float32, rounded once.
+    """
     wide = torch.promote_types(q.dtype, torch.float32)
     groups = q.shape[2] // k.shape[2]
-    k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-    scores = torch.einsum("bshd,blhd->bhsl", q, k).to(wide) * scale
+    k, v = (x.to(wide).repeat_interleave(groups, dim=2) for x in (k, v))
+    scores = torch.einsum("bshd,blhd->bhsl", q.to(wide), k) * scale
     seen = visible(q.shape[1], k.shape[1], causal=causal, window=window, lengths=lengths, device=q.device)
     weights = scores.masked_fill(~seen[:, None], float("-inf")).softmax(dim=-1)
-    return torch.einsum("bhsl,blhv->bshv", weights.to(v.dtype), v)
+    return torch.einsum("bhsl,blhv->bshv", weights, v).to(q.dtype)
 
 
 @operation
@@ -68,7 +71,7 @@ def attention(
     if window is not None and window >= L:
         window = None
     # One query: the heads that share a key become its queries (B, J, H/J, d), and no key has to be repeated.
-    q = q.view(B, J, H // J, -1) if S == 1 else q.transpose(1, 2)
+    q = q.reshape(B, J, H // J, -1) if S == 1 else q.transpose(1, 2)
     square = causal and S == L and window is None and lengths is None
     mask = None
     if not square and ((S > 1 and causal) or window is not None or lengths is not None):

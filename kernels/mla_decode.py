@@ -20,19 +20,21 @@ def reference(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengt
 
     A latent is key (all of it) and value (its first C channels) at once. Query s is token
     lengths[b] - S + s of its row and sees the tokens up to itself; without ``lengths``, L for every row.
+    Computed in at least float32, rounded once.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
-    scores = torch.einsum("bshw,blw->bhsl", q, latents).to(wide) * scale
+    latents = latents.to(wide)
+    scores = torch.einsum("bshw,blw->bhsl", q.to(wide), latents) * scale
     seen = visible(q.shape[1], latents.shape[1], causal=True, window=None, lengths=lengths, device=q.device)
     weights = scores.masked_fill(~seen[:, None], float("-inf")).softmax(dim=-1)
-    return torch.einsum("bhsl,blc->bshc", weights.to(q.dtype), latents[..., :value_dim])
+    return torch.einsum("bhsl,blc->bshc", weights, latents[..., :value_dim]).to(q.dtype)
 
 
 @operation
 def mla_decode(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengths: Tensor | None = None) -> Tensor:
     """As ``reference``."""
     (B, S, H, W), L = q.shape, latents.shape[1]
-    scores = torch.bmm(q.view(B, S * H, W), latents.transpose(1, 2)).mul_(scale)  # (B, SH, L)
+    scores = torch.bmm(q.reshape(B, S * H, W), latents.transpose(1, 2)).mul_(scale)  # (B, SH, L)
     if S > 1 or lengths is not None:
         seen = visible(S, L, causal=True, window=None, lengths=lengths, device=q.device)
         scores = scores.view(B, S, H, L).masked_fill_(~seen[:, :, None], float("-inf")).view(B, S * H, L)

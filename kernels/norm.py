@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., D), weight (D) -> x / rms(x) * weight, computed in at least float32, returned in x's dtype."""
+    """x (..., D), weight (D) -> x / rms(x) * weight, computed in at least float32, rounded once to x's dtype."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     rms = (wide.square().mean(-1, keepdim=True) + eps).sqrt()
-    return (wide / rms).to(x.dtype) * weight
+    return (wide / rms * weight).to(x.dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -37,8 +37,8 @@ def normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 @cache
 def constant(value: float, dtype: torch.dtype) -> Tensor:
-    """The value as a tensor."""
-    return torch.tensor(value, dtype=dtype)
+    """The value as a tensor on the CPU, also while another device is the default."""
+    return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 class RMSNorm(torch.autograd.Function):

@@ -48,6 +48,16 @@ def test_equals_one_query_at_a_time(case: str, op: object) -> None:
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("op", [attention, reference])
+def test_bfloat16_scores_are_not_rounded(op: object) -> None:
+    """Scores of about 40, where bfloat16 has steps of a quarter: weights from rounded ones would be far off."""
+    q, k, v = (torch.randn(2, n, 4, 16).bfloat16() for n in (3, 50, 50))
+    want = reference(q.double(), k.double(), v.double(), scale=10.0)
+    got = op(q, k, v, scale=10.0)  # type: ignore[operator]
+    assert got.dtype == torch.bfloat16
+    assert (got.double() - want).abs().max() < 1e-2 * want.abs().max()
+
+
 def test_gradients_are_those_of_the_definition() -> None:
     shapes = ((1, 5, 4, 6), (1, 5, 2, 6), (1, 5, 2, 4))
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]

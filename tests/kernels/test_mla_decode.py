@@ -19,6 +19,14 @@ def test_equals_attention_over_one_shared_head(op: object, S: int, lengths: list
     torch.testing.assert_close(got, want)
 
 
+def test_definition_rounds_bfloat16_once() -> None:
+    q, latents = torch.randn(2, 3, 4, 16).bfloat16(), torch.randn(2, 50, 16).bfloat16()
+    want = reference(q.double(), latents.double(), value_dim=8, scale=10.0)
+    got = reference(q, latents, value_dim=8, scale=10.0)
+    assert got.dtype == torch.bfloat16
+    assert (got.double() - want).abs().max() < 1e-2 * want.abs().max()
+
+
 def test_bfloat16_weights_are_computed_in_float32() -> None:
     q, latents = torch.randn(1, 1, 4, 16).bfloat16(), torch.randn(1, 300, 16).bfloat16()
     want = reference(q.double(), latents.double(), value_dim=8, scale=1.0)

@@ -11,6 +11,11 @@ def test_launcher_equals_the_definition() -> None:
     torch.testing.assert_close(swiglu(gate_up), reference(gate_up))
 
 
+def test_definition_rounds_bfloat16_once() -> None:
+    gate_up = torch.randn(64, 32).bfloat16()
+    assert torch.equal(reference(gate_up), reference(gate_up.double()).bfloat16())
+
+
 def test_gate_comes_first() -> None:
     # A gate of -inf shuts the channel; an "up" of -inf would not.
     gate_up = torch.tensor([[-1e9, 0.0, 5.0, 7.0]])
