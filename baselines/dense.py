@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from v3bench.baselines.config import DenseConfig
 from v3bench.kernels.ops import TORCH, Ops
 from v3bench.model_ref.cache import Cache
-from v3bench.model_ref.decoder import Decoder
+from v3bench.model_ref.decoder import Decoder, token_loss
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.norm import RMSNorm
 from v3bench.model_ref.rope import Rope
@@ -76,8 +76,7 @@ class Dense(Decoder):
         """Next-token loss on input_ids (B, T+1). Raises BadInput for fewer than two tokens."""
         if input_ids.shape[1] < 2:
             raise BadInput(f"{input_ids.shape[1]} tokens", where="loss", right="at least 2")
-        logits = self(input_ids[:, :-1])
-        main = F.cross_entropy(logits.flatten(0, 1), input_ids[:, 1:].flatten())
+        main = token_loss(self(input_ids[:, :-1]), input_ids[:, 1:])
         none = torch.zeros_like(main)
         return Loss(main, main, none, none)
 

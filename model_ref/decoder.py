@@ -1,4 +1,4 @@
-"""What every decoder does alike: prefill and decoding over a cache, logits, initial weights.
+"""What every decoder does alike: prefill and decoding over a cache, logits, next-token loss, initial weights.
 
 B batch  S new tokens  D hidden_size  W vocab_size
 """
@@ -14,6 +14,15 @@ from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.config import ModelConfig
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.rope import Rope
+
+
+def token_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, S, W) against the tokens ``wanted`` (B, S), in nats.
+
+    In at least float32: bfloat16 keeps fewer digits than two trainings differ by.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide.flatten(0, 1), wanted.flatten())
 
 
 class Decoder(nn.Module):

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from v3bench.kernels.ops import TORCH, Ops
 from v3bench.kernels.route import Routing
 from v3bench.model_ref.block import Block
 from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.config import Config
-from v3bench.model_ref.decoder import Decoder
+from v3bench.model_ref.decoder import Decoder, token_loss
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.moe import MoE, balance_loss, expert_loads, update_bias
 from v3bench.model_ref.mtp import MTP, mtp_loss
@@ -26,7 +25,10 @@ from v3bench.model_ref.rope import Rope
 
 
 class Loss(NamedTuple):
-    """Scalars, total = main + mtp_weight * mtp + balance_weight * balance; loads int64 (MoE blocks, E), MTP's last."""
+    """Scalars of at least float32, total = main + mtp_weight * mtp + balance_weight * balance.
+
+    main and mtp are in nats per token; loads int64 (MoE blocks, E), MTP's last.
+    """
 
     total: Tensor
     main: Tensor
@@ -110,7 +112,7 @@ class Model(Decoder):
             raise BadInput(f"{T + 1} tokens", where="loss", right=f"at least {len(self.mtp) + 2}")
         routings: list[Routing] = []
         h = self.hidden(input_ids[:, :T], routings)
-        main = F.cross_entropy(self.logits(h).flatten(0, 1), input_ids[:, 1:].flatten())
+        main = token_loss(self.logits(h), input_ids[:, 1:])
         further = mtp_loss([self.logits(h_k) for h_k in self.further(h, input_ids, routings)], input_ids)
         plans = [block.gate.plan for block in self.moe_blocks()]
         balances = [

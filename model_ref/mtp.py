@@ -10,13 +10,13 @@ B batch  S positions  D hidden_size
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from v3bench.kernels.ops import Ops
 from v3bench.kernels.route import Routing
 from v3bench.model_ref.block import Block
 from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.decoder import token_loss
 from v3bench.model_ref.norm import RMSNorm
 
 
@@ -52,12 +52,11 @@ def mtp_loss(logits: list[Tensor], input_ids: Tensor) -> Tensor:
     """The mean of eq. 24 over the depths (eq. 25 without lambda); zero without modules.
 
     logits of depth k = 1, 2, ... (B, T-k, W); input_ids (B, T+1). Each depth's sum is divided by T, as printed, though
-    it has only T-k terms.
+    it has only T-k terms. In at least float32.
     """
     T = input_ids.shape[1] - 1
     losses = []
     for k, predicted in enumerate(logits, start=1):
         wanted = input_ids[:, k + 1 :]  # t_{2+k}, ..., t_{T+1}
-        total = F.cross_entropy(predicted.flatten(0, 1), wanted.flatten(), reduction="sum")
-        losses.append(total / (wanted.shape[0] * T))
+        losses.append(token_loss(predicted, wanted) * (T - k) / T)
     return torch.stack(losses).mean() if losses else torch.zeros((), device=input_ids.device)

@@ -150,6 +150,15 @@ def test_loss_is_the_mean_surprise_of_the_next_token(model):
         model.loss(ids[:, :1])
 
 
+def test_loss_of_a_bfloat16_model_is_taken_in_float32():
+    model, ids = model_of({}, dtype=torch.bfloat16), tokens(2, 9)
+    loss = model.loss(ids)
+    assert {part.dtype for part in loss} == {torch.float32}
+    logits = model(ids[:, :-1]).float()
+    want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(loss.total, want, rtol=1e-6, atol=0)
+
+
 def test_every_parameter_gets_a_gradient(model):
     model.loss(tokens(2, 9)).total.backward()
     for name, parameter in model.named_parameters():

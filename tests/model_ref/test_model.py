@@ -227,3 +227,34 @@ def test_bfloat16_agrees_with_float32_to_its_rounding() -> None:
     assert got.dtype == torch.bfloat16
     # A rounding may turn a choice of experts, so most logits are compared, not all.
     assert ((got.float() - want).abs() < 0.05 * want.abs().max()).float().mean() > 0.9
+
+
+def test_loss_of_a_bfloat16_model_is_taken_in_float32() -> None:
+    model = Model(config(num_nextn_predict_layers=1, initializer_range=0.1), dtype=torch.bfloat16)
+    ids = torch.randint(0, 61, (2, 9))
+    loss = model.loss(ids, balance_weight=0.5)
+    assert {part.dtype for part in loss[:4]} == {torch.float32}
+    logits = model(ids[:, :-1]).float()
+    want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(loss.main, want, rtol=1e-6, atol=0)
+    loss.total.backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in model.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None, "scoring_func": "softmax", "topk_method": "greedy"}])
+def test_bfloat16_decoding_stays_close_to_its_full_forward(changes: dict[str, object]) -> None:
+    # Every expert is chosen, so that a rounding cannot turn the choice.
+    one = {"initializer_range": 0.1, "num_experts_per_tok": 8, "n_routed_experts": 8, "n_group": 1, "topk_group": 1}
+    model = Model(config(**one, **changes), dtype=torch.bfloat16)
+    ids = torch.randint(0, 61, (2, 12))
+    want = model(ids).float()
+    logits, cache = model.prefill(ids[:, :7])
+    steps = [
+        logits,
+        model.decode(ids[:, 7:8], cache),
+        model.decode(ids[:, 8:11], cache),
+        model.decode(ids[:, 11:], cache),
+    ]
+    got = torch.cat(steps, dim=1)
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - want).abs().max() < 0.03 * want.abs().max()
