@@ -20,7 +20,7 @@ from v3bench.suite.report.display import number
 def stated(judged: Sequence[Judged], metric: str, factor: float) -> pd.DataFrame:
     """What claims print, and what was counted and measured for them, of one metric: model, series, value, claim.
 
-    factor: from SI to the unit drawn. Proxies are left out: they are not the model that the row is named after.
+    factor: from SI to the unit drawn. Slices and proxies are left out: they are not the whole model of the row's name.
     """
     found = []
     for one in judged:
@@ -37,7 +37,7 @@ def stated(judged: Sequence[Judged], metric: str, factor: float) -> pd.DataFrame
         found += [
             {"model": subject, "series": row.basis, "value": to_si(row.value, unit) * factor, "claim": one.claim.id}
             for row in one.evidence
-            if row.basis in ("counted", "measured") and row.scale != "proxy"
+            if row.basis in ("counted", "measured") and row.scale == "full"
         ]
     return pd.DataFrame(found, columns=["model", "series", "value", "claim"]).drop_duplicates(
         ["model", "series", "value"]

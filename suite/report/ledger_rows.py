@@ -43,6 +43,7 @@ WORDS = (
     Word("untested", "not tested", "none", "nothing here can decide it yet; the row says what it needs"),
 )
 BY_WORD = {word.word: word for word in WORDS}
+SCALES = ("full", "slice", "proxy")  # from the largest down
 BASES = ("formula", "counted", "measured", "modelled")
 COLUMNS = (
     "id", "area", "statement", "printed", "found", "basis", "scale", "outcome", "verdict", "word", "source", "why",
@@ -82,11 +83,15 @@ def found_text(rows: Sequence[Row]) -> str:
 
 
 def seen(judged: Judged, basis: str) -> str:
-    """What the evidence of one basis says, in the claim's convention where it names one; a proxy is marked."""
+    """What the evidence of one basis says, in the claim's convention where it names one.
+
+    Only the largest scale there is, never two in one range; one that is not full is marked.
+    """
     meant = judged.claim.decides.convention
     rows = [row for row in judged.evidence if row.basis == basis and meant in ("", row.convention)]
-    text = found_text(rows)
-    return f"{text} (proxy)" if rows and all(row.scale == "proxy" for row in rows) else text
+    largest = next((scale for scale in SCALES if any(row.scale == scale for row in rows)), "full")
+    text = found_text([row for row in rows if row.scale == largest])
+    return text if largest == "full" else f"{text} ({largest})"
 
 
 def commands(judged: Judged) -> list[str]:
@@ -102,11 +107,12 @@ def row_view(judged: Judged) -> dict[str, Any]:
     """Everything one ledger row shows, as text."""
     claim, rows = judged.claim, judged.deciding
     word = word_of(judged)
+    needs = judged.verdict.removeprefix("not tested (needs ").removesuffix(")") if word.key == "untested" else ""
     return {
         "id": claim.id, "statement": claim.statement, "word": word, "outcome": judged.outcome,
-        "needs": judged.verdict.removeprefix("not tested (").removesuffix(")") if word.key == "untested" else "",
-        "printed": claim.published.printed, "found": found_text(rows),
+        "needs": needs, "printed": claim.published.printed, "found": found_text(rows),
         "basis": judged.basis, "scale": rows[0].scale if rows else claim.decides.scale,
+        "devices": list(dict.fromkeys(row.device for row in rows if row.basis == "measured" and row.device)),
         "inferred": any(row.inferred for row in rows), "why": judged.why, "errors": judged.errors,
         "source": claim.source.line(), "source_status": claim.source.status,
         "status_meaning": MEANING[claim.source.status],

@@ -107,9 +107,10 @@ def kv_table(described: Descriptions) -> Table:
 def sequence_table(described: Descriptions) -> Table:
     frame = sequence_frame(described)
     wide = frame.pivot(index="model", columns="tokens", values="bytes").loc[list(described)].reset_index()
+    wide["kind"] = wide["model"].map(kind)
     columns = tuple(decimal(tokens, f"{tokens // 1024}K tokens, MB", 1, 1e6) for tokens in kv.CONTEXTS)
     note = f"{FORMULA_ONLY} 1 MB = 1,000,000 B; 4K = 4,096 tokens."
-    return Table("KV cache per sequence in BF16", (Column("model", "Model"), *columns), wide, note)
+    return Table("KV cache per sequence in BF16", (*MODEL, *columns), wide, note)
 
 
 def flops_table(described: Descriptions) -> Table:

@@ -48,10 +48,10 @@ def measured_tables(runs: Sequence[Run], records: pd.DataFrame) -> list[Table]:
     series = series_frame(runs, records)
     of_run = (Column("run", "Run", True, lambda value: number(value + 1)),) if len(runs) > 1 else ()
     columns = (
-        Column("subject", "Subject"), Column("case", "Case"), Column("impl", "Implementation"),
-        Column("metric", "Metric"), Column("value", "Median", True), Column("spread", "q1 to q3", True),
-        Column("taken", "Rounds", True), Column("basis_scale", "Basis, scale"),
-        Column("setting", "Convention, precision"), Column("device_clock", "Device, clock"), *of_run,
+        Column("subject", "Subject"), Column("metric", "Metric"), Column("value", "Median", True),
+        Column("spread", "q1 to q3", True), Column("basis_scale", "Basis, scale"),
+        Column("device_clock", "Device, clock"), Column("taken", "Rounds", True), Column("case", "Case"),
+        Column("impl", "Implementation"), Column("setting", "Convention, precision"), *of_run,
     )  # fmt: skip
     tables = []
     for area in (area for area in AREAS if area in set(series["area"])):

@@ -30,6 +30,8 @@ def test_untested_says_what_it_needs(judged):
     for row in rows:
         assert row["word"].word == "not tested"
         assert row["needs"]
+        assert not row["needs"].startswith(("needs", "not tested"))
+        assert row["devices"] == []
         assert row["found"] == ""
 
 
@@ -59,6 +61,18 @@ def test_a_proxy_is_shown_as_a_proxy(judged):
     assert row_view(small)["scale"] == "proxy"
     assert seen(small, "measured").endswith(" (proxy)")
     assert not seen(one, one.claim.decides.basis).endswith(" (proxy)")
+    assert row_view(small)["devices"] == [proxied.device][: bool(proxied.device)]
+
+
+def test_two_scales_are_never_one_range(judged):
+    one = next(one for one in judged if one.deciding)
+    full, sliced, small = (
+        replace(one.deciding[0], scale=scale, basis="measured", value=value, device="cpu")
+        for scale, value in (("full", 3.0), ("slice", 2.0), ("proxy", 1.0))
+    )
+    said = [seen(replace(one, evidence=rows), "measured") for rows in ((small, sliced, full), (small, sliced), ())]
+    assert said == [found_text([full]), f"{found_text([sliced])} (slice)", ""]
+    assert row_view(replace(one, deciding=(full, full)))["devices"] == ["cpu"]
 
 
 def test_a_range_keeps_its_ends_apart(judged):
