@@ -14,10 +14,11 @@ def test_values_stand_in_their_metrics_unit_with_what_they_depend_on(run):
     tables = {table.caption: table.cells for table in measured_tables([run], measurements_frame([run]))}
     assert list(tables) == ["The model", "KV cache"]
     assert tables["The model"][0] == [
-        "deepseek-v3-small", "prefill", "torch", "time", "11.50\u00a0ms", "10.75 to 12.50", "4", "measured, proxy",
-        "float32", "cpu, host",
-    ]  # fmt: skip
-    assert tables["KV cache"][0][4:7] == ["70,272\u00a0B", "1", "counted, full"]  # without a spread, no column for it
+        "deepseek-v3-small", "time", "11.50\u00a0ms", "10.75 to 12.50", "measured, proxy", "cpu, host", "4",
+            "prefill", "torch", "float32",
+        ]  # fmt: skip
+    # Without a spread, no column for it.
+    assert tables["KV cache"][0][2:6] == ["70,272\u00a0B", "counted, full", "cpu", "1"]
 
 
 def test_several_launches_and_runs_are_named(record, run_of):
