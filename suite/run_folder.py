@@ -44,13 +44,14 @@ def load_run(path: str | Path) -> Run:
     path = Path(path)
     info = read_info(path)
     found, whole, size = read_records(path)
-    cut = (f"{path / RECORDS}: the last line is cut off in the middle and is ignored",) if whole < size else ()
+    left_out = "the last line is cut off in the middle and is left out"
+    cut = (f"{path / RECORDS}: {left_out}; v3bench run --resume --out {path} measures it again",)
     launches = {segment["launch"] for segment in info["segments"]}
     for n, record in enumerate(found, 1):
         if record.launch not in launches:
             what = f"line {n} has launch {record.launch!r}"
             raise BadInput(what, where=str(path / RECORDS), right="a launch of run.json")
-    return Run(info, in_force(found), path, cut)
+    return Run(info, in_force(found), path, cut if whole < size else ())
 
 
 def in_force(found: Iterable[Measurement]) -> tuple[Measurement, ...]:
@@ -75,8 +76,8 @@ def read_info(path: Path) -> dict[str, Any]:
         raise BadInput(
             f"cannot be read ({error.strerror})", where=where, right="a run folder that v3bench run has written"
         ) from error
-    except ValueError as error:
-        raise BadInput(f"is not JSON ({error})", where=where) from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"is not JSON ({error})", where=where, right="the file as v3bench run wrote it") from error
     return check_info(raw, where)
 
 
@@ -97,13 +98,20 @@ def read_records(path: Path) -> tuple[list[Measurement], int, int]:
             found.append(Measurement.from_json(json.loads(line.decode("utf-8")), here))
         except BadInput as error:
             raise error if error.where == here else BadInput(error.what, where=here, right=error.right) from error
-        except ValueError as error:
-            raise BadInput(f"is no JSON ({error})", where=here) from error
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"is no JSON ({error})", where=here, right="one measurement a line") from error
     return found, whole, len(raw)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it. Raises OSError."""
+    """Write a file whole or not at all: beside it first, then renamed over it. Raises OSError.
+
+    A link stays one, and what is no file, as /dev/stdout, is written to and never replaced.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_text(text, encoding="utf-8", errors=LONE)
+        return
+    path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("w", encoding="utf-8", errors=LONE) as file:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from v3bench.model_ref.errors import BadInput
@@ -98,6 +100,7 @@ def test_a_line_cut_off_in_the_middle_is_reported_then_taken_out(folder, kept):
         (b"{\n", "no JSON"),
         (b"\n", "no JSON"),
         (b"\xff\n", "no JSON"),
+        (b"[" * 100_000 + b"\n", "no JSON"),
         (b"[]\n", "no JSON object"),
         (b"{}\n", "missing"),
         (SKIP.line().replace("skipped", "ok").encode() + b"\n", "samples are present"),
@@ -119,9 +122,10 @@ def test_any_other_bad_line_is_named(folder, line, what):
 def test_a_bad_run_json_is_named(folder, tmp_path):
     with pytest.raises(BadInput, match="cannot be read"):
         load_run(tmp_path / "nowhere")
-    (folder / "run.json").write_text("{")
-    with pytest.raises(BadInput, match=r"run\.json: is not JSON"):
-        load_run(folder)
+    for text in ("{", "[" * 100_000):
+        (folder / "run.json").write_text(text)
+        with pytest.raises(BadInput, match=r"run\.json: is not JSON .*expected the file as v3bench run wrote it"):
+            load_run(folder)
 
 
 def changed(**changes):
@@ -213,6 +217,24 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         write_whole(path, "new" * 100)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    write_whole(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_device_is_written_to_and_never_replaced():
+    read, write = os.pipe()
+    write_whole(Path(f"/proc/self/fd/{write}"), "text")
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert file.read() == "text"
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(Path("/dev/full"), "text")
+    assert Path("/dev/full").is_char_device()
 
 
 def test_a_full_disk_at_the_start_is_one_line(tmp_path):
