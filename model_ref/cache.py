@@ -106,4 +106,7 @@ class Cache:
 
     def advance(self, count: int) -> None:
         """Count ``count`` appended tokens in every row."""
+        there = self._lengths
         self.set_lengths([length + count for length in self.host_lengths])
+        if there is not None:
+            self._lengths = there + count  # on the device already: no copy from the host at every step

@@ -33,6 +33,13 @@ def test_gradients_are_those_of_the_definition() -> None:
     assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-2), (x.requires_grad_(), weight.requires_grad_()))
 
 
+def test_the_default_device_does_not_matter() -> None:
+    x, weight = torch.randn(2, 6), torch.randn(6)
+    with torch.device("meta"):
+        got = rms_norm(x, weight, 7e-5)  # an eps that no other test has made a tensor of
+    torch.testing.assert_close(got, reference(x, weight, 7e-5))
+
+
 def test_what_inference_mode_made_serves_training() -> None:
     x, weight = torch.randn(2, 6), torch.randn(6)
     with torch.inference_mode():

@@ -85,6 +85,14 @@ def test_every_token_gets_k_experts_of_at_most_topk_group_groups(plan: Plan) -> 
         assert max(touched) <= plan.topk_group
 
 
+@pytest.mark.parametrize("op", [route, reference])
+def test_a_closed_group_stays_closed_when_the_bias_makes_all_scores_negative(op: Op) -> None:
+    plan = Plan(top_k=K, n_group=G, topk_group=2)
+    logits, _ = draw(plan)
+    low = torch.full((E,), -5.0, dtype=torch.float64)
+    assert torch.equal(dense(op(logits, low, plan)), dense(op(logits, torch.zeros_like(low), plan)))
+
+
 def test_bias_moves_selection_but_not_gates() -> None:
     plan = Plan(top_k=3, normalise=False)
     logits = torch.linspace(-1, 1, E, dtype=torch.float64).expand(T, E)

@@ -42,6 +42,17 @@ def test_rows_of_different_lengths_append_at_their_own_ends() -> None:
     assert cache.layers[0][1, 1:3, 1].tolist() == [-9.0, -10.0]
 
 
+def test_lengths_count_on_where_they_are() -> None:
+    cache = filled([3, 1])
+    before = cache.lengths
+    cache.reserve(2)
+    cache.advance(2)
+    assert cache.lengths.tolist() == cache.host_lengths == [5, 3]
+    assert before.tolist() == [3, 1]  # whoever holds the old ones keeps them
+    cache.truncate([4, 3])
+    assert cache.lengths.tolist() == [4, 3]
+
+
 def test_parts_lie_one_after_another() -> None:
     cache = Cache(1, 1, 4, (3, 2))
     keys, values = torch.ones(1, 1, 2, 2), torch.full((1, 1, 1, 2), 5.0)
