@@ -44,14 +44,17 @@ def together(*parts: str) -> str:
 
 
 def measured_tables(runs: Sequence[Run], records: pd.DataFrame) -> list[Table]:
-    """One table per area that has values: median with quartiles, rounds, basis, scale, device, clock."""
+    """One table per area that has values: median with quartiles, rounds, basis, scale, device, clock.
+
+    The value comes second, what it depends on behind it: a phone shows the first columns only.
+    """
     series = series_frame(runs, records)
     of_run = (Column("run", "Run", True, lambda value: number(value + 1)),) if len(runs) > 1 else ()
     columns = (
-        Column("subject", "Subject"), Column("metric", "Metric"), Column("value", "Median", True),
-        Column("spread", "q1 to q3", True), Column("basis_scale", "Basis, scale"),
-        Column("device_clock", "Device, clock"), Column("taken", "Rounds", True), Column("case", "Case"),
-        Column("impl", "Implementation"), Column("setting", "Convention, precision"), *of_run,
+        Column("subject", "Subject"), Column("value", "Median", True), Column("spread", "q1 to q3", True),
+        Column("metric", "Metric"), Column("setting", "Convention, precision"), Column("basis_scale", "Basis, scale"),
+        Column("device_clock", "Device, clock"), Column("case", "Case"), Column("impl", "Implementation"),
+        Column("taken", "Rounds", True), *of_run,
     )  # fmt: skip
     tables = []
     for area in (area for area in AREAS if area in set(series["area"])):
