@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -51,6 +52,7 @@ class RMSNorm(torch.autograd.Function):
         return n * weight
 
     @staticmethod
+    @once_differentiable  # n and the scale are kept as values, which a second derivative would miss
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         n, scale, weight = ctx.saved_tensors
         along = grad * n

@@ -15,7 +15,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def inputs(tokens: int = T, dtype: torch.dtype = torch.float64) -> Inputs:
     """Expert E-1 is chosen by nobody."""
-    x, gates = torch.randn(tokens, D, dtype=dtype), torch.rand(tokens, K, dtype=dtype)
+    x, gates = torch.randn(tokens, D, dtype=dtype), torch.randn(tokens, K, dtype=dtype)
     index = torch.rand(tokens, E - 1).topk(K).indices
     return x, gates, index, torch.randn(E, 2 * F, D, dtype=dtype), torch.randn(E, D, F, dtype=dtype)
 

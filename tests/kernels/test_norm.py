@@ -33,6 +33,13 @@ def test_gradients_are_those_of_the_definition() -> None:
     assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-2), (x.requires_grad_(), weight.requires_grad_()))
 
 
+def test_a_second_derivative_is_refused() -> None:
+    x, weight = torch.randn(2, 6, requires_grad=True), torch.randn(6)
+    (grad,) = torch.autograd.grad(rms_norm(x, weight, 1e-5).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_the_default_device_does_not_matter() -> None:
     x, weight = torch.randn(2, 6), torch.randn(6)
     with torch.device("meta"):
