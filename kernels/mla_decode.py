@@ -34,12 +34,19 @@ def reference(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengt
 def mla_decode(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, lengths: Tensor | None = None) -> Tensor:
     """As ``reference``."""
     (B, S, H, W), L = q.shape, latents.shape[1]
-    scores = torch.bmm(q.reshape(B, S * H, W), latents.transpose(1, 2)).mul_(scale)  # (B, SH, L)
+    scores = products(q.reshape(B, S * H, W), latents).mul_(scale)  # (B, SH, L)
     if S > 1 or lengths is not None:
         seen = visible(S, L, causal=True, window=None, lengths=lengths, device=q.device)
         scores = scores.view(B, S, H, L).masked_fill_(~seen[:, :, None], float("-inf")).view(B, S * H, L)
-    if q.dtype in (torch.float32, torch.float64):
-        weights = scores.softmax(dim=-1)
-    else:
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    weights = scores.softmax(dim=-1).to(q.dtype)
     return torch.bmm(weights, latents[..., :value_dim]).view(B, S, H, value_dim)
+
+
+def products(q: Tensor, latents: Tensor) -> Tensor:
+    """q (B, M, W), latents (B, L, W) -> (B, M, L), in at least float32: bfloat16 has steps of an eighth at 16 to 32."""
+    keys = latents.transpose(1, 2)
+    if q.dtype in (torch.float32, torch.float64):
+        return torch.bmm(q, keys)
+    if q.is_cuda and not torch.is_grad_enabled():
+        return torch.bmm(q, keys, out_dtype=torch.float32)  # has no gradient, and is CUDA's only
+    return torch.bmm(q.float(), keys.float())

@@ -19,10 +19,14 @@ def test_equals_attention_over_one_shared_head(op: object, S: int, lengths: list
     torch.testing.assert_close(got, want)
 
 
-def test_definition_rounds_bfloat16_once() -> None:
+@pytest.mark.parametrize("op", [mla_decode, reference])
+@pytest.mark.parametrize("grad", [False, True])
+def test_bfloat16_scores_are_not_rounded(op: object, grad: bool) -> None:
+    """Scores of about 40, where bfloat16 has steps of a quarter: weights from rounded ones would be far off."""
     q, latents = torch.randn(2, 3, 4, 16).bfloat16(), torch.randn(2, 50, 16).bfloat16()
     want = reference(q.double(), latents.double(), value_dim=8, scale=10.0)
-    got = reference(q, latents, value_dim=8, scale=10.0)
+    with torch.set_grad_enabled(grad):
+        got = op(q, latents, value_dim=8, scale=10.0)  # type: ignore[operator]
     assert got.dtype == torch.bfloat16
     assert (got.double() - want).abs().max() < 1e-2 * want.abs().max()
 
