@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import json
 import os
 import sys
@@ -20,13 +21,14 @@ from typing import Any, NoReturn
 from v3bench.model_ref.errors import BadInput
 
 PROFILES = ("smoke", "quick", "standard", "full")
+CUT_SHORT = 3
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, with errors in one line: what, where, what would be right."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(message, where=self.prog, right=f"see {self.prog} --help")
+        raise BadInput(f"{message} (see {self.prog} --help)", where=self.prog.removeprefix("v3bench").strip())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,16 +81,20 @@ def parser() -> argparse.ArgumentParser:
 
 def run_command(args: argparse.Namespace) -> int:
     from v3bench.suite import runner
+    from v3bench.suite.ledger import claims
     from v3bench.suite.run_folder import load_run
 
-    only = tuple(args.only.split(",")) if args.only else ()
-    folder, status = runner.run(
-        profile=args.profile, only=only, device=args.device, out=args.out, resume=args.resume,
-        checkpoint=args.checkpoint, say=say,
-    )  # fmt: skip
-    run = load_run(folder)
-    errored = print_ledger([run])
-    print(f"report: {write_report([run], folder / 'report.html')}")
+    only = () if args.only is None else tuple(args.only.split(","))
+    with runner.signals_interrupt():
+        claims.load()  # a ledger that cannot be read ends a run before it has begun
+        folder, status = runner.run(
+            profile=args.profile, only=only, device=args.device, out=args.out, resume=args.resume,
+            checkpoint=args.checkpoint, say=say,
+        )  # fmt: skip
+        run = load_run(folder)
+        judged = judge([run])
+        errored = print_ledger(judged)
+        show(f"report: {write_report([run], judged, folder / 'report.html')}")
     return status or errored
 
 
@@ -96,14 +102,13 @@ def report_command(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from v3bench.suite.report.bundle import Bundle
-    from v3bench.suite.run_folder import load_run
 
     # The charts' script is made while the runs are read; looking for cycles among their records finds none.
     with uncollected(), Bundle() as bundle:
-        runs = [load_run(Path(path)) for path in args.runs]
+        runs, status = load_runs(args.runs)
         output = Path(args.output) if args.output else Path(args.runs[0]) / "report.html"
-        print(f"report: {write_report(runs, output, bundle)}")
-    return 0
+        show(f"report: {write_report(runs, judge(runs), output, bundle)}")
+    return status
 
 
 @contextmanager
@@ -119,29 +124,25 @@ def uncollected() -> Iterator[None]:
 
 
 def claims_command(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from v3bench.suite.run_folder import load_run
-
-    runs = [load_run(Path(args.run))] if args.run else []
-    if not args.json:
-        return print_ledger(runs)
+    runs, status = load_runs([] if args.run is None else [args.run])
     judged = judge(runs)
+    if not args.json:
+        return print_ledger(judged) or status
     print_json({"claims": [row.as_json() for row in judged]})
-    return int(any(row.errored for row in judged))
+    return int(any(row.errored for row in judged)) or status
 
 
 def model_command(args: argparse.Namespace) -> int:
     from v3bench.suite import accounting, models
 
     if args.seq_len < 1:
-        raise BadInput(f"--seq-len is {args.seq_len}", where="v3bench model", right="a positive number of tokens")
+        raise BadInput(f"--seq-len is {args.seq_len}", where="model", right="a positive number of tokens")
     name, config = models.load(args.model, dict(map(assignment, args.set)))
     described = accounting.describe(name, config, seq_len=args.seq_len, count=args.count)
     if args.json:
         print_json(described)
     else:
-        print(accounting.text_table(described, config))
+        show(accounting.text_table(described, config))
     return 0
 
 
@@ -152,8 +153,19 @@ def doctor_command(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        print("\n".join(doctor.text(found)))
+        show("\n".join(doctor.text(found)))
     return 0
+
+
+def load_runs(paths: Sequence[str]) -> tuple[list[Any], int]:
+    """The run folders, and 3 where the last line of one is cut off, which is said; else 0."""
+    from v3bench.suite.run_folder import load_run
+
+    runs = [load_run(path) for path in paths]
+    messages = [message for run in runs for message in run.messages]
+    for message in messages:
+        say(f"v3bench: {message}")
+    return runs, CUT_SHORT if messages else 0
 
 
 def judge(runs: Sequence[Any]) -> Any:
@@ -163,20 +175,19 @@ def judge(runs: Sequence[Any]) -> Any:
     return verdict.judge(claims.load(), [m for run in runs for m in run.measurements])
 
 
-def print_ledger(runs: Sequence[Any]) -> int:
-    """Print the ledger as a table; 1 if a claim's check errored."""
+def print_ledger(judged: Sequence[Any]) -> int:
+    """Print the judged ledger as a table; 1 if a claim's check errored."""
     from v3bench.suite.ledger import text
 
-    judged = judge(runs)
-    print("\n".join(text.lines(judged)))
+    show("\n".join(text.lines(judged)))
     return int(any(row.errored for row in judged))
 
 
-def write_report(runs: Sequence[Any], output: Any, bundle: Any = None) -> Any:
+def write_report(runs: Sequence[Any], judged: Sequence[Any], output: Any, bundle: Any = None) -> Any:
     """Render and write the HTML report; returns its path."""
     from v3bench.suite.report import page
 
-    page.write(output, page.render(runs, judge(runs), bundle))
+    page.write(output, page.render(runs, judged, bundle))
     return output
 
 
@@ -192,34 +203,45 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    show(json.dumps(value, indent=2, allow_nan=False))
+
+
+def show(text: str) -> None:
+    """Put a result on standard output. Raises BadInput where that cannot be written; a reader may leave early."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is still in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            what = f"cannot be written ({error.strerror})"
+            raise BadInput(what, where="standard output", right="a file on a disk with room") from error
 
 
 def say(message: str) -> None:
-    """One line of progress or warning, at once."""
-    print(message, file=sys.stderr, flush=True)
+    """One line of progress or warning, at once; to nobody where standard error is closed."""
+    if sys.stderr is not None:
+        print(message, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
     try:
         args = parser().parse_args(argv)
         if args.version:
             from v3bench import __version__
 
-            print(f"v3bench {__version__}")
+            show(f"v3bench {__version__}")
             return 0
         if args.command is None:
-            raise BadInput("no command is given", where="v3bench", right="run, report, claims, model or doctor")
+            raise BadInput("no command is given", right="run, report, claims, model or doctor")
         status: int = args.handler(args)
-        sys.stdout.flush()
         return status
     except BadInput as error:
         say(f"v3bench: {error}")
         return 2
     except KeyboardInterrupt:
-        say("v3bench: interrupted")
-        return 3
-    except BrokenPipeError:  # the reader of our output has gone: nothing to say to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        say("v3bench: interrupted; what was measured before is kept")
+        return CUT_SHORT

@@ -3,11 +3,19 @@
 import argparse
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from v3bench.suite import cli
+from v3bench.suite.run_folder import RunFolder, load_run
+
+from .test_run_folder import FACTS, RECORD, SEGMENT
+
+ROOT = Path(__file__).parents[2]
 
 HEAVY = {"torch", "pandas", "jinja2", "pytest"}
 FLAGS = {
@@ -50,6 +58,9 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (("model", "deepseek-v3", "--set", "n_routed_experts=255"), "n_routed_experts"),
         (("run", "--profile", "huge"), "huge"),
         (("run", "--only", "nonsense"), "nonsense"),
+        (("run", "--only", ""), "--only"),
+        (("run", "--out", ""), "--out"),
+        (("run", "--checkpoint", "no-such-folder"), "no-such-folder"),
         (("claims", "no-such-run"), "no-such-run"),
         (("report", "no-such-run"), "no-such-run"),
     ],
@@ -102,3 +113,94 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("args", [("claims",), ("model", "llama-tiny", "--json"), ("doctor", "--json"), ("--version",)])
+def test_standard_output_that_is_full_is_one_line(args: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "v3bench", *args]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines() == [
+        "v3bench: standard output: cannot be written (No space left on device); expected a file on a disk with room"
+    ]
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_closed_streams_are_no_error(closed: int) -> None:
+    code = f"import os, sys; os.close({closed}); os.execv(sys.executable, ['python', '-m', 'v3bench', *sys.argv[1:]])"
+    for args, status in ((("model", "llama-tiny"), 0), (("model", "nope"), 2)):
+        done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60)
+        assert done.returncode == status
+        assert "Traceback" not in done.stdout + done.stderr
+        assert (done.stdout, done.stderr)[closed - 1] == ""
+        assert "nope" not in done.stdout  # an error is never the result
+
+
+def test_json_is_json_in_any_encoding(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "baselines/presets/llama-tiny.json", tmp_path / "caf\u00e9.json")
+    command = [sys.executable, "-m", "v3bench", "model", str(tmp_path / "caf\u00e9.json")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for more in ((), ("--json",)):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, env=environment, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "caf\u00e9"
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    """A run folder with one record and half of another."""
+    folder = RunFolder.open(tmp_path / "cut", FACTS)
+    folder.start(SEGMENT)
+    folder.append(RECORD)
+    folder.close()
+    with (folder.path / "measurements.jsonl").open("a") as file:
+        file.write(RECORD.line()[:40])
+    return folder.path
+
+
+@pytest.mark.parametrize("args", [("claims",), ("claims", "--json"), ("report",)])
+def test_a_folder_cut_off_is_read_said_and_exits_3(cut: Path, args: tuple[str, ...]) -> None:
+    before = (cut / "measurements.jsonl").read_bytes()
+    done = run(*args, str(cut))
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"v3bench: {cut}/measurements.jsonl: the last line is cut off")
+    assert line.endswith(f"v3bench run --resume --out {cut} measures it again")
+    assert (cut / "measurements.jsonl").read_bytes() == before
+    assert load_run(cut).measurements == (RECORD,)
+    assert (cut / "report.html").exists() == (args == ("report",))
+    assert "--json" not in args or json.loads(done.stdout).keys() == {"claims"}
+
+
+@pytest.mark.parametrize("args", [("claims",), ("claims", "--json"), ("run", "--profile", "smoke", "--out", "made")])
+def test_a_mistyped_ledger_is_one_line_before_anything_is_measured(tmp_path: Path, args: tuple[str, ...]) -> None:
+    (tmp_path / "v3bench").mkdir()
+    for name in ("kernels", "model_ref", "baselines", "suite"):
+        shutil.copytree(ROOT / name, tmp_path / "v3bench" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "suite" / "root", tmp_path / "v3bench", dirs_exist_ok=True)
+    claims = tmp_path / "v3bench/suite/ledger/claims/kv_cache.toml"
+    claims.write_text(claims.read_text().replace("statement =", "statment =", 1))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "v3bench", *args]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert all(words in line for words in ("kv_cache.toml: kv-cache-deepseek-v3", "'statment'", "statement"))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_at_any_time_of_a_run_is_one_line_and_status_3(tmp_path: Path, number: signal.Signals) -> None:
+    """Before pytest starts and after it ended, too: here while the claims are judged."""
+    code = (
+        "import os, signal, sys\nfrom v3bench.suite import cli\nfrom v3bench.suite.ledger import verdict\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"verdict.judge = lambda *_: os.kill(os.getpid(), {int(number)})\n"
+        f"sys.exit(cli.main(['run', '--profile', 'smoke', '--only', 'fp8', '--device', 'cpu', '--out', sys.argv[1]]))"
+    )
+    out = str(tmp_path / "run")
+    done = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert done.stderr.splitlines()[-1] == "v3bench: interrupted; what was measured before is kept"
+    assert load_run(out).info["segments"][0]["exit"] == 0
