@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v3bench.model_ref.errors import BadInput
+from v3bench.suite import models
 from v3bench.suite.ledger import cases as case_table
 from v3bench.suite.ledger.cases import PROFILES
 from v3bench.suite.meter import machine
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 BENCH = Path(__file__).parent / "bench"
 LOG = "pytest.log"
-DONE, FAILED, CUT_SHORT = 0, 1, 3
+CHECKPOINT = "--checkpoint"  # the last word but one of a segment's command
+DONE, FAILED, REFUSED, CUT_SHORT = 0, 1, 2, 3
 
 
 def run(
@@ -43,23 +45,27 @@ def run(
 ) -> tuple[Path, int]:
     """Run the benchmarks of a profile into a run folder; (the folder, exit status).
 
-    0: all went well; 1: a benchmark or its correctness check failed; 3: cut short by a signal or a full disk, what
-    was measured is kept. ``say`` gets one line at a time. An existing folder is gone on in as a new segment; with
-    ``resume``, what it holds is not measured again. ``bench``, ``cases`` and ``facts`` are the benchmarks, their
-    table, and who describes the machine. Raises BadInput before anything is measured.
+    0: all went well; 1: a benchmark or its correctness check failed; 2: nothing failed but input that cannot be used,
+    such as a checkpoint that lacks a weight; 3: cut short by a signal or a full disk. What was measured is kept.
+    ``say`` gets one line at a time. An existing folder is gone on in as a new segment; with ``resume``, what it holds
+    is not measured again. ``bench``, ``cases`` and ``facts`` are the benchmarks, their table, and who describes the
+    machine. Raises BadInput before anything is measured.
     """
     from v3bench.suite.meter.session import Plan
 
     areas = chosen_areas(profile, only)
     device = chosen_device(device)
-    if checkpoint is not None and not (Path(checkpoint) / "config.json").is_file():
-        raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
+    if checkpoint is not None:
+        if not (Path(checkpoint) / "config.json").is_file():
+            raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
+        models.load(str(Path(checkpoint) / "config.json"))
     table = case_table.load(cases)
     say = whoever_listens(say)
     described = facts(device)
     versions = {case.name: case.version for case in table.values()}
     folder = RunFolder.open(chosen_folder(out, device, profile, resume), described, versions)
     try:
+        refuse_other_checkpoint(folder, checkpoint)
         for message in folder.messages:
             say(message)
         plan = Plan(
@@ -121,6 +127,8 @@ def measure(plan: Plan, folder: RunFolder, bench: Path) -> int:
         goes_on = f"v3bench run --resume --out {folder.path} goes on"
         plan.say(session.cut_short or f"cut short; what was measured is kept; {goes_on}")
         return CUT_SHORT
+    if session.refused and not session.tracebacks:
+        return REFUSED
     return DONE if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else FAILED
 
 
@@ -152,6 +160,8 @@ def chosen_device(device: str | None) -> str:
 def chosen_folder(out: str | Path | None, device: str, profile: str, resume: bool) -> Path:
     """The run folder: ``out``, or runs/<date>-<device>-<profile> with a number where that is taken. Raises BadInput."""
     if out is not None:
+        if not str(out):
+            raise BadInput("is empty", where="--out", right="a folder to write")
         if resume and not Path(out, "run.json").is_file():
             raise BadInput("holds no run to go on with", where=str(out), right="an existing run folder, or no --resume")
         return Path(out)
@@ -175,8 +185,20 @@ def command_line(profile: str, only: Sequence[str], device: str, resume: bool, c
     words = ["v3bench", "run", "--profile", profile, "--device", device]
     words += ["--only", ",".join(only)] if only else []
     words += ["--resume"] if resume else []
-    words += ["--checkpoint", Path(checkpoint).name] if checkpoint else []
+    words += [CHECKPOINT, Path(checkpoint).resolve().name] if checkpoint else []
     return " ".join(words)
+
+
+def refuse_other_checkpoint(folder: RunFolder, checkpoint: str | Path | None) -> None:
+    """Raise BadInput where a folder holds another checkpoint's measurements: they would pass for this one's."""
+    if checkpoint is None:
+        return
+    own = Path(checkpoint).resolve().name
+    for segment in folder.segments:
+        then = segment["command"].partition(f" {CHECKPOINT} ")[2]
+        if then not in ("", own):
+            what = f"was measured with checkpoint {then}; this is {own}"
+            raise BadInput(what, where=str(folder.path), right="another --out")
 
 
 def now() -> str:

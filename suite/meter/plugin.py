@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import cases as case_table
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter.measure import EFFORTS, ONCE, Effort
@@ -31,7 +32,7 @@ RECORDER = pytest.StashKey[Recorder]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("v3bench")
     group.addoption("--v3-profile", default="quick", help="smoke, quick, standard or full (default: quick)")
-    group.addoption("--v3-device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    group.addoption("--v3-device", choices=("cpu", "cuda"), help="cpu or cuda (default: cuda where there is one)")
     group.addoption("--v3-checkpoint", default=None, help="a released checkpoint, for the cases that want one")
     group.addoption("--v3-cases", default=str(case_table.PATH), help="the file of cases")
 
@@ -40,10 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     plan = config.pluginmanager.get_plugin(PLAN)
     if plan is None:
-        device = config.getoption("--v3-device") or default_device()
+        try:
+            cases = case_table.load(Path(config.getoption("--v3-cases")))
+        except BadInput as error:
+            raise pytest.UsageError(str(error)) from error
         plan = Plan(
-            profile=config.getoption("--v3-profile"), device=device,
-            cases=case_table.load(Path(config.getoption("--v3-cases"))), checkpoint=config.getoption("--v3-checkpoint"),
+            profile=config.getoption("--v3-profile"), device=config.getoption("--v3-device") or default_device(),
+            cases=cases, checkpoint=config.getoption("--v3-checkpoint"),
         )  # fmt: skip
     plan.session = config.stash[SESSION] = Session(plan)
     config.pluginmanager.register(Trouble(plan.session))
@@ -131,7 +135,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     session = item.config.stash[SESSION]
     recorder = item.stash.get(RECORDER, None)
     enabled = not item.config.getoption("benchmark_disable", False)
-    if report.failed:
+    if report.failed and call.excinfo and isinstance(call.excinfo.value, BadInput):
+        session.refused += 1  # its one line says it all
+    elif report.failed:
         session.tracebacks.append(f"{item.nodeid}\n{report.longreprtext}\n")
     if not enabled or "case" not in getattr(getattr(item, "callspec", None), "params", {}):
         return report
@@ -156,6 +162,8 @@ def reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
     """Why an item was skipped or failed, in one line."""
     if report.skipped and isinstance(report.longrepr, tuple):
         text = report.longrepr[2].removeprefix("Skipped: ")
+    elif call.excinfo and isinstance(call.excinfo.value, BadInput):
+        return str(call.excinfo.value)
     else:
         lines = call.excinfo.exconly().splitlines() if call.excinfo else []
         # What pytest adds to a failed assertion starts with "assert"; the message stands before it.

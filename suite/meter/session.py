@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
+from v3bench.suite import models
 from v3bench.suite.ledger.cases import PROFILES, Case
 from v3bench.suite.meter import machine
 from v3bench.suite.meter.clock import Replay
@@ -40,6 +41,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise pytest.UsageError(f"unknown profile {self.profile!r}; expected one of {', '.join(PROFILES)}")
+        if self.checkpoint in models.presets():
+            self.checkpoint = f"./{self.checkpoint}"  # the folder is meant, not the preset of its name
 
 
 class Session:
@@ -53,6 +56,7 @@ class Session:
         self.times: dict[str, dict[str, tuple[float, ...]]] = {}  # case -> series -> samples taken together
         self.spoiled: dict[str, tuple[str, str]] = {}  # case -> (skipped or failed, why)
         self.cut_short = ""  # why the session cannot go on
+        self.refused = 0  # benchmarks that ended with BadInput
         self.tracebacks: list[str] = []
         self.benchmarks: dict[str, Any] = read_benchmark(plan.folder)
         self.started = time.monotonic()

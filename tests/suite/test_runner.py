@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from v3bench.model_ref.errors import BadInput
-from v3bench.suite import runner
+from v3bench.suite import models, runner
 from v3bench.suite.run_folder import load_run
 
 
@@ -73,6 +74,7 @@ def test_the_users_pytest_settings_change_nothing(child, quick):
         ({"only": ("tpot", "kv")}, "--only: unknown area 'kv'; expected one of model, kv_cache"),
         ({"device": "tpu"}, "--device: unknown device 'tpu'; expected cpu or cuda"),
         ({"checkpoint": "nowhere"}, "nowhere: holds no config.json"),
+        ({"out": ""}, "--out: is empty; expected a folder to write"),
         ({"out": "nowhere", "resume": True}, "nowhere: holds no run to go on with"),
         ({"resume": True}, "--resume: runs/ holds no quick run on cpu"),
         ({"out": "/proc/run"}, "/proc/run: cannot be written"),
@@ -84,6 +86,63 @@ def test_wrong_usage_is_one_line_before_anything_is_written(tmp_path, monkeypatc
         runner.run(**{"device": "cpu", **arguments})
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "config, what",
+    [
+        ("{", "line 1 is not JSON"),
+        ('{"model_type": "gpt2"}', "model_type 'gpt2' is not understood; expected deepseek_v3 or"),
+        (
+            '{"model_type": "llama", "hidden_sise": 8}',
+            "key 'hidden_sise' = 8 is not understood for llama; expected 'hid",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_not_understood_is_refused_at_once(tmp_path, config, what):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(BadInput, match=re.escape(what)) as error:
+        runner.run(device="cpu", out=tmp_path / "run", checkpoint=tmp_path)
+    assert str(tmp_path / "config.json") in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_checkpoints_do_not_share_a_folder(tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(models.presets()["llama-tiny"], folder / "config.json")
+    options = {"profile": "smoke", "only": ["fp8"], "device": "cpu", "out": tmp_path / "run"}
+    runner.run(**options)
+    for _ in range(2):
+        runner.run(**options, checkpoint=folders[0])
+    with pytest.raises(BadInput, match="was measured with checkpoint one; this is two; expected another --out"):
+        runner.run(**options, checkpoint=folders[1])
+    assert len(load_run(tmp_path / "run").info["segments"]) == 3
+
+
+REFUSING = """
+from v3bench.model_ref.errors import BadInput
+
+def test_value(record, case, series):
+    record([1.0])
+    if case.name == "a":
+        raise BadInput("holds NaN", where="file, tensor 'x'", right="finite weights")
+"""
+
+
+def test_input_that_cannot_be_used_is_one_line_and_status_2(child):
+    child.write(child.table("a", "b"), tpot=REFUSING)
+    done = child.start()
+    assert done.returncode == 2
+    line = "file, tensor 'x': holds NaN; expected finite weights"
+    assert done.stderr.count(f"    failed: {line}\n") == 2
+    assert "2 measured, 0 skipped, 2 failed" in done.stderr
+    assert not (child.out / "pytest.log").exists()
+    assert {(m.case, m.status, m.why) for m in load_run(child.out).measurements} == {
+        ("a", "failed", line),
+        ("b", "ok", ""),
+    }
 
 
 def test_default_folders_do_not_run_into_each_other(tmp_path, monkeypatch):

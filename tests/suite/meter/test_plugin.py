@@ -219,3 +219,17 @@ def test_machine_info_has_no_clocks_watts_or_host_name(race, pytester):
     text = json.dumps(info).lower()
     assert not any(word in text for word in ("hz", "watt", "power", "temperature"))
     assert f'"{platform.node().lower()}"' not in text
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        (["--v3-device=tpu"], "invalid choice: 'tpu'"),
+        (["--v3-cases=nowhere.toml"], "nowhere.toml: cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_wrong_option_is_wrong_usage(race, options, what):
+    result, _, _ = race(options=["--v3-profile=smoke", *options])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert what in result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
