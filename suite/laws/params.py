@@ -68,6 +68,7 @@ class Params:
 
     @property
     def mtp_activated_without_projection(self) -> int:
+        """The same less ``eh_proj``, as DeepSeek's README_WEIGHTS counts it."""
         return self.mtp_activated - self.mtp_active["mtp_projection"]
 
 
@@ -105,6 +106,7 @@ def count(config: AnyConfig) -> Params:
 
 
 def add(into: Counter[str], parts: dict[str, int], times: int) -> None:
+    """Count ``parts`` as often as they occur."""
     for part, number in parts.items():
         into[part] += number * times
 

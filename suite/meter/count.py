@@ -55,6 +55,7 @@ class Count:
         return self.total + self.skipped
 
     def gflops_per_token(self, tokens: int) -> float:
+        """Needed GFLOP per token, where ``tokens`` were run."""
         return self.total / tokens / 1e9
 
 
@@ -81,6 +82,7 @@ class Weights:
             self.add(parameter, part_of(name))
 
     def add(self, tensor: Tensor, part: str) -> None:
+        """Products with this tensor, or a view of it, belong to ``part``."""
         self.parts[tensor.untyped_storage()._cdata] = part
         self.kept.append(tensor)
 

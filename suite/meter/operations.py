@@ -89,6 +89,7 @@ def is_free(func: torch._ops.OpOverload) -> bool:
 
 
 def name_of(func: torch._ops.OpOverload) -> str:
+    """The operation's name without namespace and overload: aten::bmm.dtype -> bmm."""
     return func._schema.name.split("::")[1]
 
 

@@ -50,6 +50,7 @@ def kv_charts(described: model_tables.Descriptions, judged: Sequence[Judged]) ->
 
 
 def kv_per_token(described: model_tables.Descriptions, judged: Sequence[Judged]) -> Drawing:
+    """A bar per released model by formula, kB; marks for what was published, counted and measured."""
     import altair as alt
 
     names = model_tables.released(described)
@@ -74,6 +75,7 @@ def kv_per_token(described: model_tables.Descriptions, judged: Sequence[Judged])
 
 
 def kv_per_sequence(described: model_tables.Descriptions) -> Drawing:
+    """A line per released model by formula, GB, with a dot for each length."""
     import altair as alt
 
     frame = model_tables.sequence_frame({name: described[name] for name in model_tables.released(described)})

@@ -219,3 +219,21 @@ def test_reading_a_page_back_from_its_folder_gives_the_same(tmp_path, run, html)
     write_run(tmp_path, run)
     again = load_run(tmp_path)
     assert page.render([again], verdict.judge(claims.load(), again.measurements)) == html
+
+
+def test_doubt_marks_what_is_doubtful_only(html):
+    marked = set(re.findall(r'<span class="tag doubt">([^<]*)</span>', html))
+    assert marked
+    assert not marked & {"confirmed", "worked out"}
+
+
+def test_an_untested_row_does_not_read_as_measured(html, judged):
+    rows = re.findall(
+        r'<li id="[^"]*" data-area="[^"]*" data-verdict="(\w+)".*?<span class="by">(.*?)</span>', html, re.S
+    )
+    assert len(rows) == len(judged)
+    untested = [place for verdict, place in rows if verdict == "untested"]
+    assert untested
+    assert all(place.startswith("asks for ") for place in untested)
+    assert {place for verdict, place in rows if verdict == "reproduced"} == {"measured, full, cpu"}
+    assert "needs needs" not in html
