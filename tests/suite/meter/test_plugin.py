@@ -228,7 +228,8 @@ def test_machine_info_has_no_clocks_watts_or_host_name(race, pytester):
         (["--v3-cases=nowhere.toml"], "nowhere.toml: cannot be read (No such file or directory)"),
     ],
 )
-def test_a_wrong_option_is_wrong_usage(race, options, what):
+def test_a_wrong_option_is_wrong_usage(race, pytester, options, what):
+    (pytester.path / "records.json").write_text("[]")
     result, _, _ = race(options=["--v3-profile=smoke", *options])
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert what in result.stderr.str()
