@@ -1,4 +1,4 @@
-"""Write README's table of results anew from the committed run it names: `make readme` or `make readme RUN=results/...`."""
+"""Write README's table of results anew from the committed run it names: `make readme [RUN=results/...]`."""
 
 import re
 import sys
