@@ -57,6 +57,14 @@ class ModelConfig:
     # What null stands for where the released code accepts it.
     NULLS: ClassVar[dict[str, Any]] = {}
     MAY_BE_ZERO: ClassVar[tuple[str, ...]] = ()
+    # What is gone through one by one, and the width of real tables of angles: a slip of the finger must not take hours
+    # or all memory.
+    LARGEST: ClassVar[dict[str, int]] = {
+        "num_hidden_layers": 100_000,
+        "num_nextn_predict_layers": 100_000,
+        "head_dim": 65_536,
+        "qk_rope_head_dim": 65_536,
+    }
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: dict[str, Any] | None = None) -> Self:
@@ -88,6 +96,7 @@ class ModelConfig:
                 )
         if missing := sorted(types.keys() - values.keys()):
             raise BadInput(f"config lacks {', '.join(missing)}", where=where)
+        cls.bound(values, where)  # before anything is derived layer by layer
         values |= {"rope_scaling": scaling, "quantization_block": block}
         config = cls(**cls.derive(values, where))
         config.check(where)
@@ -98,8 +107,16 @@ class ModelConfig:
         """The fields' values, with those put in that keys only together determine. Types are checked already."""
         return values
 
+    @classmethod
+    def bound(cls, values: dict[str, Any], where: str) -> None:
+        """Raise BadInput where a value is beyond what any model could have."""
+        for key, most in cls.LARGEST.items():
+            if isinstance(values.get(key), int) and values[key] > most:
+                raise BadInput(f"{key} is {shown(values[key])}", where=where, right=f"at most {most}")
+
     def check(self, where: str) -> None:
         """Raise BadInput where sizes do not fit each other."""
+        self.bound(vars(self), where)
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, int) and not isinstance(value, bool):

@@ -33,9 +33,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise BadInput("is not UTF-8 text", where=where, right="a JSON file") from error
     except json.JSONDecodeError as error:
-        raise BadInput(f"line {error.lineno} is not JSON ({error.msg})", where=where) from error
+        raise BadInput(f"line {error.lineno} is not JSON ({error.msg})", where=where, right="{...}") from error
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"is not JSON that can be read ({error})", where=where) from error
+        raise BadInput(f"is not JSON that can be read ({error})", where=where, right="{...}") from error
     if not isinstance(raw, dict):
         raise BadInput("holds no JSON object", where=where, right="{...}")
     return raw
@@ -64,7 +64,12 @@ def override(raw: dict[str, Any], changes: dict[str, Any], where: str) -> dict[s
         table = raw
         for key in path:
             if not isinstance(table.get(key), dict):
-                raise BadInput(f"--set {dotted}: {key!r} is no table", where=where, right=closest(key, table))
+                tables = [name for name, inner in table.items() if isinstance(inner, dict)]
+                raise BadInput(
+                    f"--set {dotted}: {key!r} is no table",
+                    where=where,
+                    right=closest(key, tables) or "a key below a table",
+                )
             table = table[key]
         table[last] = value
     return raw

@@ -14,6 +14,7 @@ from v3bench.suite.laws import conventions, kv, params
 from v3bench.suite.models import AnyConfig
 
 HEADLINES = ("train_causal", "train_full", "prefill_causal", "decode")
+LONGEST = 1 << 24  # tokens that are counted: query by query, seconds for each ten million
 WIDTH = 110  # columns of the terminal table
 
 
@@ -25,6 +26,8 @@ def describe(name: str, config: AnyConfig, seq_len: int = 4096, *, count: bool =
     """
     if isinstance(seq_len, bool) or not isinstance(seq_len, int) or seq_len < 1:
         raise BadInput(f"sequence length is {seq_len!r}", right="a positive integer")
+    if count and seq_len > LONGEST:
+        raise BadInput(f"{seq_len} tokens are too many to count", right=f"at most {LONGEST}, or no count")
     counted = params.count(config)
     rows = conventions.conventions(config, seq_len)
     values = {row.name: row.gflops_per_token for row in rows}
@@ -46,7 +49,13 @@ def describe(name: str, config: AnyConfig, seq_len: int = 4096, *, count: bool =
     if count:
         from v3bench.suite.meter.counted import counted_model  # imports torch
 
-        description["counted"] = counted_model(config, seq_len)
+        try:
+            description["counted"] = counted_model(config, seq_len)
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            right = "smaller sizes, or no count"
+            raise BadInput("one tensor is larger than torch can address", where=name, right=right) from error
     return description
 
 

@@ -38,7 +38,7 @@ def report() -> dict[str, Any]:
     total, available = machine.memory()
     facts = machine.describe(device)
     disk = shutil.disk_usage(Path.cwd()).free
-    packages = {name: find_spec(name) is not None for name in OPTIONAL}
+    packages = {name: installed(name) for name in OPTIONAL}
     memory = torch["gpu_memory_available"] if device == "cuda" else available
     return {
         "python": platform.python_version(),
@@ -56,6 +56,14 @@ def report() -> dict[str, Any]:
         "cases": [fate(case, memory, device, packages) for case in case_table.load().values()],
         "areas_without_benchmark": [area for area in AREAS if not (BENCH / f"bench_{area}.py").is_file()],
     }
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # another program's import hook refuses it
+        return False
 
 
 def torch_state() -> dict[str, Any]:

@@ -33,18 +33,22 @@ def load(model: str, overrides: dict[str, Any] | None = None) -> tuple[str, AnyC
     name = model
     if path is None:
         path = Path(model)
-        if path.is_dir():
+        if model and path.is_dir():
             path = path / "config.json"
-        if not path.exists():
+            if not path.exists():
+                raise BadInput("holds no config.json", where=model, right="a folder with a config.json")
+        if not model or not path.exists():
             raise BadInput(f"no preset and no file {model!r}", right=f"a config.json or one of {', '.join(presets())}")
-        name = path.parent.name if path.name == "config.json" else path.stem
+        name = path.resolve().parent.name if path.name == "config.json" else path.stem
     raw = override(read_json(path), overrides or {}, str(path))
+    # The file as it stands may be right: what was changed is named with it.
+    where = str(path) + (f" with {', '.join(overrides)} changed" if overrides else "")
     kind = raw.get("model_type")
     for cls in (Config, DenseConfig):
         if kind in cls.MODEL_TYPES:
-            return name, cls.from_dict(raw, where=str(path))
+            return name, cls.from_dict(raw, where=where)
     right = " or ".join(Config.MODEL_TYPES + DenseConfig.MODEL_TYPES)
-    raise BadInput(f"model_type {kind!r} is not understood", where=str(path), right=right)
+    raise BadInput(f"model_type {kind!r} is not understood", where=where, right=right)
 
 
 def build(

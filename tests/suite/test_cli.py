@@ -25,6 +25,7 @@ FLAGS = {
     "model": {"--seq-len", "--count", "--set", "--json"},
     "doctor": {"--json"},
 }
+MANY = ("--set", "vocab_size=9999999999", "--set", "hidden_size=9999999996", "--set", "head_dim=4")
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
@@ -53,6 +54,17 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (("model", "no-such-model"), "no-such-model"),
         (("model", "deepseek-v3", "--seq-len", "0"), "--seq-len"),
         (("model", "deepseek-v3", "--seq-len", "x"), "--seq-len"),
+        (("model", "."), ".: holds no config.json"),
+        (("model", ""), "no preset"),
+        (
+            ("model", "deepseek-v3", "--count", "--seq-len", "99999999999"),
+            "too many to count; expected at most 16777216",
+        ),
+        (("model", "deepseek-v3", "--set", "num_hidden_layers=9999999999"), "expected at most 100000"),
+        (("model", "llama-tiny", "--set", "hidden_size=4000000000"), "head_dim is 1000000000; expected at most 65536"),
+        (("model", "deepseek-v3", "--set", "hidden_size=0"), "deepseek-v3.json with hidden_size changed: hidden_size"),
+        (("model", "llama-tiny", "--count", *MANY), "llama-tiny: one tensor is larger than torch can address"),
+        (("model", "deepseek-v3", "--set", "a.b=0"), "'a' is no table; expected a key below a table"),
         (("model", "deepseek-v3", "--set", "hidden_size"), "hidden_size"),
         (("model", "deepseek-v3", "--set", "hidden_sise=7"), "hidden_sise"),
         (("model", "deepseek-v3", "--set", "n_routed_experts=255"), "n_routed_experts"),
@@ -89,6 +101,13 @@ def test_answers_without_importing_what_is_heavy(args: tuple[str, ...], heavy: s
     )
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "[]"
+
+
+def test_a_folder_here_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    shutil.copy(ROOT / "baselines/presets/llama-tiny.json", tmp_path / "mine" / "config.json")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert json.loads(run("model", ".", "--json").stdout)["name"] == "mine"
 
 
 def test_json_is_one_object_on_standard_output() -> None:

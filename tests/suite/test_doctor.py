@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from v3bench.suite import doctor
@@ -28,6 +29,20 @@ def test_the_lines_name_every_skip_with_its_reason(found):
     assert all("\n" not in line for line in lines)
     for check in found["checks"]:
         assert any(check["name"] in line and check["found"] in line for line in lines)
+
+
+def test_a_package_that_an_import_hook_refuses_is_missing(monkeypatch):
+    class Hook:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "altair":
+                raise ModuleNotFoundError(name)
+
+    for module in [name for name in sys.modules if name.split(".")[0] == "altair"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [Hook, *sys.meta_path])
+    assert not doctor.installed("altair")
+    assert doctor.installed("torch")
 
 
 def case(**changes):
