@@ -18,7 +18,10 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name, never fetc
 
 def available() -> bool:
     """Whether charts can be made here."""
-    return all(importlib.util.find_spec(name) is not None for name in ("altair", "vl_convert"))
+    try:
+        return all(importlib.util.find_spec(name) is not None for name in ("altair", "vl_convert"))
+    except (ImportError, ValueError):  # an import hook that refuses, or a half-initialised module
+        return False
 
 
 class Bundle:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from v3bench.suite.report.context import page_context
 from v3bench.suite.run_folder import Run, write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Only the page's own two scripts run, each named by its hash; nothing is loaded from anywhere.
 POLICY = (
     "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -33,7 +35,7 @@ def render(runs: Sequence[Run], judged: Sequence[Judged], bundle: Bundle | None 
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=printable,
     )  # fmt: skip
     with bundle or Bundle() as making:
         context = page_context(runs, judged)
@@ -41,6 +43,13 @@ def render(runs: Sequence[Run], judged: Sequence[Judged], bundle: Bundle | None 
     policy = POLICY.format(hashes=" ".join(f"'sha256-{digest(text)}'" for text in scripts.values() if text))
     own = {name: Markup(text) for name, text in {**scripts, "css": source("report.css")}.items()}
     return environment.get_template("page.html.j2").render(**context, **own, policy=policy)
+
+
+def printable(value: object) -> object:
+    """Text without control characters, which no HTML file may hold; the page's own markup as it is."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+    return value
 
 
 def source(name: str) -> str:

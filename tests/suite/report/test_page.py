@@ -131,6 +131,13 @@ def test_text_of_a_run_is_never_markup(record, run_of):
     assert "49" not in "".join(w for w in dirty.words if "onerror" in w).replace("{{ 7*7 }}", "")
 
 
+def test_control_characters_of_a_run_do_not_reach_the_page(record, run_of):
+    run = run_of(record(status="failed", samples=(), why="gone\x00wrong\x1b[31m\nhere"))
+    text = page.render([run], ())
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
+    assert "gone\N{REPLACEMENT CHARACTER}wrong" in text
+
+
 def test_text_inside_a_charts_data_cannot_end_its_script(judged):
     pytest.importorskip("altair", reason="charts need altair")
     one = next(one for one in judged if one.claim.id == "kv-cache-deepseek-v3")
@@ -164,6 +171,14 @@ def test_skips_and_failures_are_shown_with_their_reason(html):
 def test_a_run_cut_short_says_so(run_of, run, judged):
     cut = run_of(segments=[{**run.info["segments"][0], "end": None, "exit": None}])
     assert "was cut short: what it had measured is kept" in page.render([cut], judged)
+
+
+def test_an_import_hook_that_refuses_counts_as_a_missing_package(monkeypatch):
+    def refuse(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(bundle.importlib.util, "find_spec", refuse)
+    assert not bundle.available()
 
 
 def test_without_chart_packages_there_are_tables_and_a_note(monkeypatch, run, judged, html):
