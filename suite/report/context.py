@@ -14,6 +14,7 @@ from v3bench.suite.report.bundle import available
 from v3bench.suite.report.display import MISSING, TITLES, joined
 from v3bench.suite.report.findings_view import finding_views, findings_of
 from v3bench.suite.report.frames import measurements_frame
+from v3bench.suite.report.ratio_table import ratio_table
 from v3bench.suite.run_folder import Run, revision
 
 NO_CHARTS = (
@@ -39,6 +40,7 @@ def page_context(runs: Sequence[Run], judged: Sequence[Judged]) -> dict[str, Any
         "areas": areas(judged), "tally": ledger_rows.tally(judged), "tally_table": ledger_rows.tally_table(judged),
         "lead": lead(judged), "facts": masthead(runs), "warnings": run_tables.warnings(runs), "findings": found,
         "model_parts": parts, "contents": contents, "measured": run_tables.measured_tables(runs, records),
+        "ratios": ratio_table(runs),
         "untaken": run_tables.untaken_table(records),
         "environment": [run_tables.environment_table(runs), run_tables.segments_table(runs)] if runs else [],
     }  # fmt: skip
