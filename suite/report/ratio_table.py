@@ -20,7 +20,7 @@ Pairs = tuple[list[float], list[float]]  # rounds of the first, and of the one s
 
 
 def ratio_table(runs: Sequence[Run]) -> Table:
-    """One row per series that was timed beside another: its time over the first one's, the median over paired rounds."""
+    """One row per series timed beside another: its time over the first one's, the median over paired rounds."""
     of_run = (Column("run", "Run", True),) if len(runs) > 1 else ()
     columns = (
         Column("who", "Subject, implementation"), Column("ratio", "Takes", True), Column("interval", "Interval", True),
