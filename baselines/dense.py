@@ -19,6 +19,7 @@ from v3bench.kernels.ops import TORCH, Ops
 from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.decoder import Decoder, token_loss
 from v3bench.model_ref.errors import BadInput
+from v3bench.model_ref.moe import FFN
 from v3bench.model_ref.norm import RMSNorm
 from v3bench.model_ref.rope import Rope
 
@@ -98,7 +99,7 @@ class Block(nn.Module):
         self.attn_norm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
         self.attn = Attention(config, ops, window=window, device=device, dtype=dtype)
         self.ffn_norm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
-        self.ffn = FFN(config, ops, device=device, dtype=dtype)
+        self.ffn = FFN(D, config.intermediate_size, ops, bias=config.mlp_bias, device=device, dtype=dtype)
 
     def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
         h = h + self.attn(self.attn_norm(h), turns, cache, layer)
@@ -156,27 +157,3 @@ class Attention(nn.Module):
         if self.window is None or not uniform:
             return seen
         return seen[:, -(S + self.window - 1) :]
-
-
-class FFN(nn.Module):
-    """A SwiGLU feed-forward network, x (B, S, D) -> (B, S, D)."""
-
-    def __init__(
-        self,
-        config: DenseConfig,
-        ops: Ops,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        D, inner = config.hidden_size, config.intermediate_size
-        self.w_gate_up = nn.Parameter(torch.empty(2 * inner, D, device=device, dtype=dtype))
-        self.w_down = nn.Parameter(torch.empty(D, inner, device=device, dtype=dtype))
-        biased = config.mlp_bias
-        self.b_gate_up = nn.Parameter(torch.empty(2 * inner, device=device, dtype=dtype)) if biased else None
-        self.b_down = nn.Parameter(torch.empty(D, device=device, dtype=dtype)) if biased else None
-        self.swiglu = ops.swiglu
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.swiglu(F.linear(x, self.w_gate_up, self.b_gate_up)), self.w_down, self.b_down)

@@ -99,7 +99,7 @@ class Experts(nn.Module):
 
 
 class FFN(nn.Module):
-    """A SwiGLU feed-forward network, x (..., D) -> (..., D): dense layers and shared experts."""
+    """A SwiGLU feed-forward network, x (..., D) -> (..., D): dense layers, shared experts, the dense baselines."""
 
     def __init__(
         self,
@@ -107,17 +107,24 @@ class FFN(nn.Module):
         inner: int,
         ops: Ops,
         *,
+        bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.w_gate_up = nn.Parameter(torch.empty(2 * inner, dim, device=device, dtype=dtype))
-        self.w_down = nn.Parameter(torch.empty(dim, inner, device=device, dtype=dtype))
+
+        def weight(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.w_gate_up = weight(2 * inner, dim)
+        self.w_down = weight(dim, inner)
+        self.b_gate_up = weight(2 * inner) if bias else None
+        self.b_down = weight(dim) if bias else None
         self.swiglu = ops.swiglu
 
     def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
         """A dense network routes nothing: ``routings`` is there so that a block need not ask which one it has."""
-        return F.linear(self.swiglu(F.linear(x, self.w_gate_up)), self.w_down)
+        return F.linear(self.swiglu(F.linear(x, self.w_gate_up, self.b_gate_up)), self.w_down, self.b_down)
 
 
 def expert_loads(index: Tensor, n_experts: int) -> Tensor:
