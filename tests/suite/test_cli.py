@@ -147,7 +147,9 @@ def test_standard_output_that_is_full_is_one_line(args: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("closed", [1, 2])
 def test_closed_streams_are_no_error(closed: int) -> None:
-    code = f"import os, sys; os.close({closed}); os.execv(sys.executable, ['python', '-m', 'v3bench', *sys.argv[1:]])"
+    # The name given is the interpreter's own: by another one Python would look for its packages elsewhere.
+    again = "os.execv(sys.executable, [sys.executable, '-m', 'v3bench', *sys.argv[1:]])"
+    code = f"import os, sys; os.close({closed}); {again}"
     for args, status in ((("model", "llama-tiny"), 0), (("model", "nope"), 2)):
         done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60)
         assert done.returncode == status
