@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from v3bench.kernels import attention, block_quant, experts, grouped_gemm, mla_decode, norm, rotate, route, swiglu
+from v3bench.kernels import attention, block_quant, experts, mla_decode, norm, rotate, route, swiglu
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,6 @@ class Ops:
     attention: Callable[..., Tensor]
     mla_decode: Callable[..., Tensor]
     swiglu: Callable[[Tensor], Tensor]
-    grouped_gemm: Callable[[Tensor, Tensor, Tensor], Tensor]
     experts: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     route: Callable[[Tensor, Tensor | None, route.Plan], route.Routing]
     dequantize: Callable[..., Tensor]
@@ -33,7 +31,6 @@ TORCH = Ops(
     attention=attention.attention,
     mla_decode=mla_decode.mla_decode,
     swiglu=swiglu.swiglu,
-    grouped_gemm=grouped_gemm.grouped_gemm,
     experts=experts.experts,
     route=route.route,
     dequantize=block_quant.dequantize,
@@ -46,13 +43,7 @@ REFERENCE = Ops(
     attention=attention.reference,
     mla_decode=mla_decode.reference,
     swiglu=swiglu.reference,
-    grouped_gemm=grouped_gemm.reference,
     experts=experts.reference,
     route=route.reference,
     dequantize=block_quant.reference,
 )
-
-
-def best_for(device: torch.device | str) -> Ops:
-    """The fastest set that runs on the device."""
-    return TORCH

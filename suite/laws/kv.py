@@ -75,9 +75,3 @@ def ratio(config: AnyConfig, over: AnyConfig, storage: str = "bf16") -> float | 
     """How many times the bytes per token of ``over`` this config needs; None where either has no such storage."""
     mine, other = bytes_per_token(config, storage), bytes_per_token(over, storage)
     return None if mine is None or other is None else mine / other
-
-
-def mha_ratio(config: AnyConfig, *, decoupled_key: bool = False) -> float:
-    """How many times smaller the BF16 cache is than the same model's with full multi-head attention."""
-    own = elements_per_token(config) * config.num_hidden_layers * 2
-    return mha_bytes_per_token(config, decoupled_key=decoupled_key) / own

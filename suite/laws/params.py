@@ -55,21 +55,11 @@ class Params:
         return sum(self.active[kind] for kind in kinds) + head
 
     @property
-    def mtp_without_projection(self) -> int:
-        """MTP's own tensors less ``eh_proj``, as DeepSeek's README_WEIGHTS counts them."""
-        return self.mtp - self.mtp_parts["mtp_projection"]
-
-    @property
     def mtp_activated(self) -> int:
         """What one token reads in the MTP modules, with one shared embedding and one shared head."""
         if not self.mtp:
             return 0
         return sum(self.mtp_active.values()) + self.active["embedding"] + self.active["head"]
-
-    @property
-    def mtp_activated_without_projection(self) -> int:
-        """The same less ``eh_proj``, as DeepSeek's README_WEIGHTS counts it."""
-        return self.mtp_activated - self.mtp_active["mtp_projection"]
 
 
 @cache

@@ -136,11 +136,3 @@ def leaning(quantity: Quantity, text: str, source: str, used: Iterable[Value], *
 
 def value_of(si: float, text: str, source: str, status: Status) -> Value:
     return Value(Quantity(si, unit(text)[1]), text, source, status == "memory", status == "inference")
-
-
-def sensitivity(name: str, step: str) -> list[tuple[str, float, str]]:
-    """(label, value, unit) of one step in the derivation and in each of its variants."""
-    derivation = load()[name]
-    found = [("as published", work_out(name).steps[step])]
-    found += [(variant.label, work_out(name, key).steps[step]) for key, variant in derivation.variants.items()]
-    return [(label, worked.shown, worked.value.unit) for label, worked in found]

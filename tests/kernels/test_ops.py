@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
-from v3bench.kernels.ops import REFERENCE, TORCH, best_for
+from v3bench.kernels.ops import REFERENCE, TORCH
 
 
 def test_both_sets_name_every_operation() -> None:
@@ -17,7 +17,3 @@ def test_both_sets_name_every_operation() -> None:
 def test_a_set_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         TORCH.name = "other"  # type: ignore[misc]
-
-
-def test_a_cpu_gets_plain_torch() -> None:
-    assert best_for("cpu") is TORCH

@@ -27,9 +27,9 @@ def test_the_other_counts_printed_for_v3():
     v3 = params.count(load("deepseek-v3")[1])
     assert v3.matmul_without_router == 36_518_166_528
     assert v3.matmul - v3.matmul_without_router == 58 * 256 * 7168
-    assert v3.mtp_without_projection == 11_507_307_776
+    assert v3.mtp - v3.mtp_parts["mtp_projection"] == 11_507_307_776
     assert v3.mtp_activated == 2_541_458_688
-    assert v3.mtp_activated_without_projection == 2_438_698_240
+    assert v3.mtp_activated - v3.mtp_active["mtp_projection"] == 2_438_698_240
 
 
 @pytest.mark.parametrize("preset", presets())

@@ -6,7 +6,7 @@ import pytest
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import derivations, workings
 from v3bench.suite.ledger.derivations import Derivation, Input
-from v3bench.suite.ledger.workings import sensitivity, work_out
+from v3bench.suite.ledger.workings import work_out
 
 
 def shown(name, step, variant=""):
@@ -122,11 +122,19 @@ def test_a_law_shows_its_model():
     assert work_out("params", "deepseek-v2").steps["total"].filled == "params_total(deepseek-v2)"
 
 
-def test_sensitivity_has_every_variant():
-    rows = sensitivity("tpot-paper", "tpot")
-    assert rows[0][0] == "as published"
-    assert len(rows) == 1 + len(derivations.load()["tpot-paper"].variants)
-    assert {unit for _, _, unit in rows} == {"ms"}
+@pytest.mark.parametrize("variant", ["", *derivations.load()["tpot-paper"].variants])
+def test_every_variant_of_the_bound_keeps_two_micro_batches_and_one_token_a_step(variant):
+    steps = work_out("tpot-paper", variant).steps
+    assert steps["layer"].value.quantity.value == pytest.approx(2 * steps["comm"].value.quantity.value)
+    assert steps["rate"].value.quantity.value == pytest.approx(1 / steps["tpot"].value.quantity.value)
+
+
+@pytest.mark.parametrize(
+    "variant, milliseconds",
+    [("", 14.7571), ("hidden-7168", 15.1113), ("moe-layers", 14.3681), ("effective-link", 18.8891), ("nvl72", 0.81984)],
+)
+def test_the_bound_under_other_inputs(variant, milliseconds):
+    assert work_out("tpot-paper", variant).steps["tpot"].shown == pytest.approx(milliseconds, rel=1e-5)
 
 
 def test_marks_are_passed_on():
