@@ -15,7 +15,7 @@ PUBLISHED = (
     "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "qwen2.5-7b", "qwen2.5-72b",
 )  # fmt: skip
 # What a slice may have less of than the model it is cut from; every dimension of a layer stays.
-DEPTH = {"num_hidden_layers", "first_k_dense_replace", "num_nextn_predict_layers", "windowed_from"}
+DEPTH = {"num_hidden_layers", "first_k_dense_replace", "num_nextn_predict_layers"}
 
 
 def granted(config: AnyConfig) -> Scale:
