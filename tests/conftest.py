@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # read when a kernel's file is imported: without a GPU, kernels are interpreted
+    )
 
 torch.set_num_threads(1)  # the tensors of tests are too small for threads, which only wait for each other
 
