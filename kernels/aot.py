@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -27,6 +27,32 @@ SHARED_LIMIT = 232448  # bytes of shared memory that one CTA may use on sm_90: 2
 SHARED_PER_SM = 233472  # bytes of an SM on sm_90: 228 KiB, of which each CTA takes 1 KiB more than it asks for
 REGISTERS_PER_SM, THREADS_PER_SM, CTAS_PER_SM = 65536, 2048, 32
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)((?:\.\w+)*)([^;]*);")
+WIDTH = {"16": 2, "32": 4, "64": 8, "128": 16, "U8": 1, "S8": 1, "U16": 2, "S16": 2}  # bytes of one lane's access
+
+
+class Instruction(NamedTuple):
+    """One line of SASS: its address, QGMMA and its like, what follows the point, the rest."""
+
+    at: int
+    opcode: str
+    modifiers: str
+    operands: str
+
+    def flops(self, warps: int) -> int:
+        """FLOPs that all warps of a CTA do with it: 64xNxK of a warpgroup, or 16x8xK of a warp; 0 for others."""
+        if shape := re.search(r"\.(\d+)x(\d+)x(\d+)", self.modifiers):
+            m, n, k = map(int, shape.groups())
+            return 2 * m * n * k * max(warps // 4, 1)
+        if self.opcode == "HMMA" and (k := re.search(r"\.168(16|8)\b", self.modifiers)):
+            return 2 * 16 * 8 * int(k[1]) * warps
+        return 0
+
+    def nbytes(self, warps: int) -> int:
+        """Bytes of global memory that all lanes of a CTA move with it; 0 for others and for the bulk copy engine."""
+        if self.opcode not in ("LDG", "STG", "LDGSTS"):
+            return 0
+        named = [WIDTH[part] for part in self.modifiers.split(".") if part in WIDTH]
+        return (named[-1] if named else 4) * 32 * warps
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,8 @@ class Compiled:
     shared_bytes: int  # of a CTA, static and dynamic
     instructions: Mapping[str, int]  # static count by opcode, the whole kernel
     loop: Mapping[str, int]  # the same, of the largest innermost loop; empty where there is none
+    loop_flops: int  # matrix products of a CTA in one pass of that loop (in the whole kernel where there is none)
+    loop_bytes: int  # of global memory, likewise; what the bulk copy engine moves is not in the code
 
     @property
     def spills(self) -> bool:
@@ -81,15 +109,19 @@ def compile(launch: Launch, capability: int = 90) -> Compiled:
         usage = disassemble("--dump-resource-usage", path)
         sass = disassemble("--dump-sass", path)
     registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0])
-    code = INSTRUCTION.findall(sass)
+    code = [Instruction(int(at, 16), *rest) for at, *rest in INSTRUCTION.findall(sass)]
+    code = [line for line in code if line.opcode != "NOP"]
+    loop, warps = largest_loop(code), made.metadata.num_warps
     return Compiled(
         name=made.metadata.name,
-        warps=made.metadata.num_warps,
+        warps=warps,
         registers=registers,
         stack_bytes=stack,
         shared_bytes=made.metadata.shared,
-        instructions=Counter(op for _, op, _, _ in code if op != "NOP"),
-        loop=largest_loop([(int(at, 16), op, rest) for at, op, _, rest in code]),
+        instructions=dict(Counter(line.opcode for line in code)),
+        loop=dict(Counter(line.opcode for line in loop)),
+        loop_flops=sum(line.flops(warps) for line in loop or code),
+        loop_bytes=sum(line.nbytes(warps) for line in loop or code),
     )
 
 
@@ -104,13 +136,14 @@ def disassemble(flag: str, path: Path) -> str:
     return subprocess.run([TOOLS / "cuobjdump", flag, path], capture_output=True, text=True, check=True).stdout
 
 
-def largest_loop(code: list[tuple[int, str, str]]) -> Counter[str]:
-    """Opcodes of the longest loop that holds no other: from a backward branch's target to the branch."""
+def largest_loop(code: list[Instruction]) -> list[Instruction]:
+    """The longest loop that holds no other: from a backward branch's target to the branch. [] where there is none."""
     spans = []
-    for at, op, rest in code:
-        target = re.search(r"0x([0-9a-f]+)", rest) if op == "BRA" else None
-        if target and int(target[1], 16) < at:
-            spans.append((int(target[1], 16), at))
+    for line in code:
+        target = re.search(r"0x([0-9a-f]+)", line.operands) if line.opcode == "BRA" else None
+        if target and int(target[1], 16) < line.at:
+            spans.append((int(target[1], 16), line.at))
     inner = [a for a in spans if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
-    first, last = max(inner, key=lambda span: span[1] - span[0], default=(0, -1))
-    return Counter(op for at, op, _ in code if first <= at <= last and op != "NOP")
+    loops = [[line for line in code if first <= line.at <= last] for first, last in inner]
+    # A loop that only waits for a barrier is short; the one that works is the longest.
+    return max(loops, key=len, default=[]) if any(len(loop) > 8 for loop in loops) else []

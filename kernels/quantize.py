@@ -253,8 +253,20 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
     return launches_dequantize_tiles(codes, scales, x, config=config)
 
 
+# 16 rows a program with 4 warps give every thread several loads of 16 bytes before it needs the first; a grid of few
+# rows wants smaller programs.
+ROWS = [
+    {"ROWS": rows, "num_warps": warps}
+    for rows, warps in ((16, 4), (16, 2), (32, 4), (8, 2), (32, 8), (8, 4), (4, 1), (4, 2), (4, 4), (1, 1))
+]
 CANDIDATES = {
-    "quantize_tiles": [{"ROWS": r, "num_warps": w} for r in (1, 4, 8, 16, 32) for w in (1, 2, 4, 8) if r >= w],
-    "quantize_blocks": [{"num_warps": w} for w in (4, 8, 16)],
-    "dequantize_tiles": [{"ROWS": r, "num_warps": w} for r in (1, 4, 8, 16, 32) for w in (1, 2, 4, 8) if r >= w],
+    "quantize_tiles": ROWS,
+    "dequantize_tiles": ROWS,
+    "quantize_blocks": [{"num_warps": warps} for warps in (8, 4, 16)],
+}
+TOKENS = (1, 64, 128, 1024, 4096, 16384)
+TABLE_SHAPES = {
+    "quantize_tiles": [{"M": M, "K": K} for M in TOKENS for K in (2048, 7168)],
+    "dequantize_tiles": [{"M": M, "K": 7168} for M in TOKENS],
+    "quantize_blocks": [{"N": N, "K": K} for N, K in ((576, 7168), (4096, 7168), (7168, 16384))],
 }

@@ -21,6 +21,12 @@ class Work:
     flops: int
     nbytes: int
     peak: Literal["fp8", "bf16", ""]
+    moved: int = 0  # elements, where there are no products to count
+
+    @property
+    def elements(self) -> int:
+        """What instructions are counted per: multiply-adds, or the elements an operation without them goes over."""
+        return self.moved or self.flops // 2
 
     def bound(self, bandwidth: float, flop_rate: float | None) -> float:
         """Seconds below which no implementation can be; bandwidth in B/s, flop_rate in FLOP/s."""
@@ -33,11 +39,11 @@ def tiles(k: int) -> int:
 
 
 def quantize_tiles(M: int, K: int) -> Work:
-    return Work(0, 2 * M * K + M * K + 4 * M * tiles(K), "")
+    return Work(0, 2 * M * K + M * K + 4 * M * tiles(K), "", M * K)
 
 
 def quantize_blocks(N: int, K: int) -> Work:
-    return Work(0, 2 * N * K + N * K + 4 * tiles(N) * tiles(K), "")
+    return Work(0, 2 * N * K + N * K + 4 * tiles(N) * tiles(K), "", N * K)
 
 
 def fp8_gemm(M: int, N: int, K: int) -> Work:
@@ -95,32 +101,32 @@ def paged_gqa_fp8(B: int, H: int, J: int, L: int) -> Work:
 
 def route(T: int, E: int, K: int) -> Work:
     """float32 logits and bias in; float32 gates, int64 choices and float32 scores out."""
-    return Work(0, 4 * T * E + 4 * E + T * K * (4 + 8) + 4 * T * E, "")
+    return Work(0, 4 * T * E + 4 * E + T * K * (4 + 8) + 4 * T * E, "", T * E)
 
 
 def permute(T: int, K: int, D: int) -> Work:
     """FP8 rows and their scales copied to K places each."""
     row = D + 4 * tiles(D)
-    return Work(0, T * row + T * K * row, "")
+    return Work(0, T * row + T * K * row, "", T * K * D)
 
 
 def unpermute(T: int, K: int, D: int) -> Work:
     """bfloat16 rows of the K experts gathered, weighted, summed."""
-    return Work(0, T * K * (2 * D + 4) + 2 * T * D, "")
+    return Work(0, T * K * (2 * D + 4) + 2 * T * D, "", T * K * D)
 
 
 def rms_norm_quantize(M: int, D: int) -> Work:
-    return Work(0, 2 * M * D + 2 * D + M * D + 4 * M * tiles(D), "")
+    return Work(0, 2 * M * D + 2 * D + M * D + 4 * M * tiles(D), "", M * D)
 
 
 def add_rms_norm_quantize(M: int, D: int) -> Work:
     """Residual in and out besides."""
-    return Work(0, 3 * 2 * M * D + 2 * D + M * D + 4 * M * tiles(D), "")
+    return Work(0, 3 * 2 * M * D + 2 * D + M * D + 4 * M * tiles(D), "", M * D)
 
 
 def swiglu_quantize(M: int, F: int) -> Work:
     """gate_up (M, 2F) in, codes (M, F) out."""
-    return Work(0, 4 * M * F + M * F + 4 * M * tiles(F), "")
+    return Work(0, 4 * M * F + M * F + 4 * M * tiles(F), "", M * F)
 
 
 WORK: Mapping[str, Callable[..., Work]] = {

@@ -43,9 +43,12 @@ class Part:
 KINDS = {
     "memory": "B",
     "bandwidth": "B/s",
+    "bandwidth_reached": "B/s",
     "bf16": "FLOP/s",
+    "bf16_reached": "FLOP/s",
     "bf16_throttled": "FLOP/s",
     "fp8": "FLOP/s",
+    "fp8_reached": "FLOP/s",
     "fp8_fp16acc": "FLOP/s",
     "fp64": "FLOP/s",
     "int8": "FLOP/s",

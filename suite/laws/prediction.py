@@ -1,0 +1,99 @@
+"""How long a compiled kernel should take on a GPU, from its code and its grid: basis "modelled". No torch here.
+
+The time is the largest of memory, tensor cores and instruction issue, stretched by a last wave that does not fill the
+chip. Where a single CTA fits an SM, nothing hides its issue behind its products, and the two add up. Every launch costs
+``GAP`` in a graph. A measurement may refute all of it: a launch table says which rows were chosen so, which timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Protocol
+
+from v3bench.suite.laws.work import Work
+
+GAP = 2e-6  # seconds; the smallest kernels of every library take 2.0 to 2.6 us in a graph
+SCHEDULERS = 4  # warps that an SM issues from in one clock
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a GPU reaches, not what its datasheet says; SI."""
+
+    sms: int
+    clock: float
+    bandwidth: float
+    flop_rate: Mapping[str, float]  # by Work.peak
+
+
+class Compiled(Protocol):
+    """What is known of a compiled launch (meter/compiled.py's Built)."""
+
+    programs: int
+    warps: int
+    ctas_per_sm: int
+    instructions: Mapping[str, int]
+    loop: Mapping[str, int]
+    loop_flops: int
+    loop_bytes: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of the launch that does the work: its grid and code; of all launches: the time and the share of the roofline."""
+
+    programs: int
+    ctas_per_sm: int
+    waves: float
+    instructions_per_element: float
+    seconds: float
+    roofline_share: float
+
+    def as_json(self, work: Work) -> dict[str, Any]:
+        """The fields a launch table keeps, rounded to what a model may claim."""
+        return {
+            "flops": work.flops,
+            "bytes": work.nbytes,
+            "programs": self.programs,
+            "ctas_per_sm": self.ctas_per_sm,
+            "waves": round(self.waves, 3),
+            "instructions_per_element": float(f"{self.instructions_per_element:.3g}"),
+            "seconds": float(f"{self.seconds:.3g}"),
+            "roofline_share": round(self.roofline_share, 3),
+        }
+
+
+def predict(work: Work, launches: Sequence[Compiled], machine: Machine) -> Prediction:
+    """The time of an operation's launches, one after another; they must fit the machine (ctas_per_sm > 0)."""
+    main = max(launches, key=lambda launch: (launch.loop_flops, issued(launch, 1)))
+    instructions = issued(main, passes(work, main))
+    slots = machine.sms * main.ctas_per_sm
+    waves = main.programs / slots
+    # A grid smaller than the chip leaves SMs idle; a larger one ends in a wave that does.
+    idle = max(machine.sms / main.programs, ceil(waves) / waves if waves > 1 else 1.0)
+    issue = instructions / (machine.sms * SCHEDULERS * machine.clock)
+    products = work.flops / machine.flop_rate[work.peak] if work.peak else 0.0
+    busy = max(products, issue) if main.ctas_per_sm > 1 else products + issue
+    # Two CTAs' worth of loads saturate the memory of an SM's share: half the chip can still read at full speed.
+    starved = max(machine.sms / (2 * main.programs), 1.0)
+    seconds = max(work.nbytes / machine.bandwidth * starved, busy * idle) + GAP * len(launches)
+    bound = work.bound(machine.bandwidth, machine.flop_rate.get(work.peak))
+    per_element = 32 * instructions / max(work.elements, 1)
+    return Prediction(main.programs, main.ctas_per_sm, waves, per_element, seconds, bound / seconds)
+
+
+def passes(work: Work, launch: Compiled) -> float:
+    """How often a program runs through its loop."""
+    if not launch.loop:
+        return 1.0
+    if work.flops and launch.loop_flops:
+        return max(work.flops / (launch.programs * launch.loop_flops), 1.0)
+    return max(work.nbytes / (launch.programs * launch.loop_bytes), 1.0) if launch.loop_bytes else 1.0
+
+
+def issued(launch: Compiled, times: float) -> float:
+    """Warp instructions of the whole grid, with its loop run ``times`` per program."""
+    once, loop = sum(launch.instructions.values()), sum(launch.loop.values())
+    return launch.programs * launch.warps * (once - loop + loop * times)
