@@ -14,6 +14,7 @@ MODULES = {
     "quantize_tiles": "quantize",
     "dequantize_tiles": "quantize",
     "quantize_blocks": "quantize",
+    "dequantize_blocks": "quantize",
     "fp8_gemm": "fp8_gemm",
     "fp8_gemm_wgrad": "fp8_gemm_wgrad",
     "grouped_fp8_gemm": "grouped_fp8_gemm",

@@ -133,6 +133,7 @@ WORK: Mapping[str, Callable[..., Work]] = {
     "quantize_tiles": quantize_tiles,
     "dequantize_tiles": quantize_tiles,  # the same bytes, the other way
     "quantize_blocks": quantize_blocks,
+    "dequantize_blocks": quantize_blocks,
     "fp8_gemm": fp8_gemm,
     "fp8_gemm_wgrad": fp8_gemm_wgrad,
     "grouped_fp8_gemm": grouped_fp8_gemm,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from v3bench.kernels import quantize
+from v3bench.kernels import block_quant, quantize
 from v3bench.suite.trials.trial import Inputs, Rival, Shape, Trial
 
 
@@ -39,6 +40,19 @@ def codes(shape: Shape, device: str) -> Inputs:
 def weight(shape: Shape, device: str) -> Inputs:
     """w (N, K) bf16."""
     return {"w": torch.randn(shape["N"], shape["K"], device=device).bfloat16() * 0.02}
+
+
+def weight_codes(shape: Shape, device: str) -> Inputs:
+    """What ``weight`` is quantised to."""
+    codes, scale_inv = quantize.reference_blocks(**weight(shape, device))
+    return {"codes": codes, "scale_inv": scale_inv}
+
+
+def weight_back(codes: Tensor, scale_inv: Tensor) -> Tensor:
+    """The definition at bfloat16, as one expression: it goes block by block, which no compiler fuses."""
+    rows, columns = codes.shape
+    scales = scale_inv.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
+    return (codes.float() * scales).bfloat16()
 
 
 def compiled(reference: Callable[..., Any]) -> Callable[[Inputs], Callable[[], Any]]:
@@ -92,6 +106,18 @@ TRIALS = {
         rivals={"compiled": Rival(compiled(quantize.reference_blocks), "torch.compile of the definition")},
         small=({"N": 130, "K": 300}, {"N": 7, "K": 128}),
         small_config={"num_warps": 4},
+        precision="fp8",
+    ),
+    "dequantize_blocks": Trial(
+        op="dequantize_blocks",
+        calling="f(codes, scale_inv): codes (N, K) float8_e4m3fn, scale_inv (ceil(N/128), ceil(K/128)) float32 -> bf16",
+        inputs=weight_codes,
+        ours=quantize.dequantize_blocks,
+        oracle=partial(block_quant.reference, dtype=torch.bfloat16),
+        error=exact_values,
+        rivals={"compiled": Rival(compiled(weight_back), "torch.compile of the definition as one expression")},
+        small=({"N": 130, "K": 300}, {"N": 7, "K": 128}),
+        small_config={"ROWS": 4, "num_warps": 4},
         precision="fp8",
     ),
 }

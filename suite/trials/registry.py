@@ -11,6 +11,7 @@ FILES = {
     "quantize_tiles": "quantize",
     "dequantize_tiles": "quantize",
     "quantize_blocks": "quantize",
+    "dequantize_blocks": "quantize",
     "fp8_gemm": "fp8_gemm",
     "fp8_gemm_wgrad": "fp8_gemm_wgrad",
     "grouped_fp8_gemm": "grouped_fp8_gemm",

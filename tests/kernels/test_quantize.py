@@ -9,7 +9,11 @@ from v3bench.suite.trials.check import check, poisoned, seeded
 from v3bench.suite.trials.registry import load
 
 CONFIG = {"ROWS": 4, "num_warps": 4}
-CASES = [(op, shape) for op in ("quantize_tiles", "quantize_blocks", "dequantize_tiles") for shape in load(op).small]
+CASES = [
+    (op, shape)
+    for op in ("quantize_tiles", "quantize_blocks", "dequantize_tiles", "dequantize_blocks")
+    for shape in load(op).small
+]
 
 
 @pytest.mark.parametrize(("op", "shape"), CASES, ids=str)
@@ -61,6 +65,12 @@ def test_a_stack_is_quantised_matrix_by_matrix() -> None:
         assert torch.equal(scales[e], want[1])
     back = block_quant.dequantize(codes[0], scales[0], torch.float32)
     assert (back - w[0]).norm() < 0.04 * w[0].norm()
+
+
+def test_blocks_of_another_size_are_dequantised() -> None:
+    codes, scales = quantize.reference_tiles(torch.randn(9, 256))
+    got = quantize.dequantize_blocks(codes, scales, torch.float32, (1, 128), config=CONFIG)
+    assert torch.equal(got, block_quant.reference(codes, scales, torch.float32, (1, 128)))
 
 
 def test_scales_are_stored_by_column_for_the_gemm() -> None:

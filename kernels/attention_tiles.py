@@ -1,0 +1,105 @@
+"""How the attention kernels read their tiles, for every head width: by the bulk copy engine or by pointers.
+
+    tile       a tile of rows of one head, inside a kernel
+    bounds     the keys that a block of queries sees, inside a kernel
+    Widths     how a head's width is cut into powers of two: 192 is 128 + 64, 24 is 32 with a mask
+    source     a tensor as ``tile`` reads it
+
+Tensors are (batch, rows, heads, width) with any strides but a dense last dimension. Where base and strides are
+multiples of 16 bytes the bulk copy engine reads them and fills what lies outside with zeros; else masked loads do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+ALIGNMENT = 16  # bytes that the bulk copy engine asks of addresses and strides
+SMALLEST = 16  # the least depth of a matrix product
+WIDEST = 128  # of one product; a wider head is cut in two
+MOST = 256  # the widest head
+
+
+@triton.jit
+def tile(  # type: ignore[no-untyped-def]
+    source, batch, first, head, column, by_batch, by_row, by_head, rows, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BULK: tl.constexpr,
+):  # fmt: skip
+    """(ROWS, COLUMNS) of one head from row ``first`` and ``column`` on; zeros beyond ``rows`` and ``width``."""
+    if BULK:
+        return source.load([batch, first, head, column]).reshape(ROWS, COLUMNS)
+    else:
+        row = first + tl.arange(0, ROWS)
+        at = column + tl.arange(0, COLUMNS)
+        start = batch.to(tl.int64) * by_batch + head.to(tl.int64) * by_head
+        inside = (row < rows)[:, None] & (at < width)[None, :]
+        return tl.load(source + start + row.to(tl.int64)[:, None] * by_row + at[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def bounds(  # type: ignore[no-untyped-def]
+    first, shift, end, window, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr
+):
+    """Keys that queries ``first`` .. first + BLOCK_M see: from ``low``, all of them below ``full``, none from ``high``.
+
+    ``shift`` is the position of query 0, ``end`` the number of valid keys; low and full are multiples of BLOCK_N.
+    """
+    low, high, full = 0, end, end
+    if CAUSAL:
+        high = tl.minimum(end, shift + first + BLOCK_M)
+        full = tl.minimum(end, shift + first + 1)
+    if WINDOW:
+        low = tl.maximum(shift + first - window + 1, 0) // BLOCK_N * BLOCK_N
+        full = 0
+    return low, tl.maximum(tl.maximum(full, 0) // BLOCK_N * BLOCK_N, low), high
+
+
+@dataclass(frozen=True)
+class Widths:
+    """A query's and key's width d as head + tail, a value's width v, each padded to a power of two (tail: or 0)."""
+
+    head: int
+    tail: int
+    value: int
+
+    @classmethod
+    def of(cls, d: int, v: int) -> Widths:
+        """Padding by a mask costs up to twice the products, so a wide head is cut: 192 as 128 + 64, not 256."""
+        tail = padded(d - WIDEST) if d > WIDEST else 0
+        return cls(WIDEST if tail else padded(d), tail, padded(v))
+
+    @property
+    def constexprs(self) -> dict[str, int]:
+        """As the kernels name them."""
+        return {"HEAD": self.head, "TAIL": self.tail, "VALUE": self.value}
+
+
+def padded(n: int) -> int:
+    """The next power of two, at least 16."""
+    return max(SMALLEST, 1 << (n - 1).bit_length())
+
+
+def bulk(*tensors: Tensor) -> bool:
+    """Whether the bulk copy engine can read all of them: dense and aligned, nothing empty or repeated."""
+    return all(
+        t.stride(-1) == 1
+        and t.data_ptr() % ALIGNMENT == 0
+        and t.numel() > 0
+        and all(s > 0 and s * t.itemsize % ALIGNMENT == 0 for s in t.stride()[:-1])
+        for t in tensors
+    )
+
+
+def source(x: Tensor, rows: int, columns: int, described: bool) -> Any:
+    """x (batch, rows, heads, width) as ``tile`` reads it in pieces of (rows, columns)."""
+    return TensorDescriptor.from_tensor(x, [1, rows, 1, columns]) if described else x
+
+
+def strides(name: str, x: Tensor) -> dict[str, int]:
+    """A tensor's strides, as the kernels name them."""
+    return {f"{name}_batch": x.stride(0), f"{name}_row": x.stride(1), f"{name}_head": x.stride(2)}
