@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from v3bench.baselines.config import DenseConfig
 from v3bench.kernels.ops import TORCH, Ops
@@ -138,7 +137,7 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
         """Causal attention over h, and over the cache's tokens before it; ``turns`` (.., S, 1, d/2)."""
         H, J, S = self.config.num_attention_heads, self.config.num_key_value_heads, h.shape[1]
-        qkv = F.linear(h, self.w_qkv, self.b_qkv).unflatten(-1, (H + 2 * J, -1))
+        qkv = self.ops.linear(h, self.w_qkv, self.b_qkv).unflatten(-1, (H + 2 * J, -1))
         qk, v = qkv.split([H + J, J], dim=2)
         q, k = self.ops.rotate(qk, turns, interleaved=False).split([H, J], dim=2)
         lengths = None
@@ -150,7 +149,7 @@ class Attention(nn.Module):
         u = self.ops.attention(
             q, k, v, scale=self.config.head_dim**-0.5, causal=True, window=self.window, lengths=lengths
         )
-        return F.linear(u.flatten(-2), self.w_o, self.b_o)
+        return self.ops.linear(u.flatten(-2), self.w_o, self.b_o)
 
     def in_reach(self, seen: Tensor, S: int, uniform: bool) -> Tensor:
         """Of the cached (B, L, 2J, d) the last tokens, which the S new ones' window reaches."""

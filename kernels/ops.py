@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from v3bench.kernels import attention, block_quant, experts, mla_decode, norm, rotate, route, swiglu
+from v3bench.kernels import attention, block_quant, experts, linear, mla_decode, norm, rotate, route, swiglu
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Ops:
     """One function per operation; the module of the same name has its definition and shapes."""
 
     name: str
+    linear: Callable[..., Tensor]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     rotate: Callable[..., Tensor]
     attention: Callable[..., Tensor]
@@ -26,6 +27,7 @@ class Ops:
 
 TORCH = Ops(
     "torch",
+    linear=linear.linear,
     rms_norm=norm.rms_norm,
     rotate=rotate.rotate,
     attention=attention.attention,
@@ -38,6 +40,7 @@ TORCH = Ops(
 
 REFERENCE = Ops(
     "reference",
+    linear=linear.reference,
     rms_norm=norm.reference,
     rotate=rotate.reference,
     attention=attention.reference,

@@ -11,7 +11,6 @@ Q q_lora_rank  C kv_lora_rank  N qk_nope_head_dim  R qk_rope_head_dim  V v_head_
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from v3bench.kernels.ops import Ops
 from v3bench.model_ref.cache import Cache
@@ -76,17 +75,17 @@ class MLA(nn.Module):
         """h (B, S, D) -> q_c (B, S, H, N), q_r (B, S, H, R)."""
         config = self.config
         if config.q_lora_rank is None:
-            q = F.linear(h, self.w_q)
+            q = self.ops.linear(h, self.w_q)
         else:
-            c_q = self.q_norm(F.linear(h, self.w_dq, self.b_dq))  # (B, S, Q)  eq. 6
-            q = F.linear(c_q, self.w_uq)  # (B, S, H(N+R))  eq. 7, 8
+            c_q = self.q_norm(self.ops.linear(h, self.w_dq, self.b_dq))  # (B, S, Q)  eq. 6
+            q = self.ops.linear(c_q, self.w_uq)  # (B, S, H(N+R))  eq. 7, 8
         q = q.view(*h.shape[:2], config.num_attention_heads, -1)  # (B, S, H, N+R)
         q_c, q_r = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
         return q_c, self.ops.rotate(q_r, turns)
 
     def latents(self, h: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """h (B, S, D) -> c_kv (B, S, C), k_r (B, S, R): what is cached."""
-        c_kv, k_r = F.linear(h, self.w_dkv, self.b_dkv).split(
+        c_kv, k_r = self.ops.linear(h, self.w_dkv, self.b_dkv).split(
             [self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1
         )
         k_r = self.ops.rotate(k_r.unsqueeze(2), turns).squeeze(2)  # (B, S, R)  eq. 3
@@ -95,7 +94,7 @@ class MLA(nn.Module):
     def expanded(self, q_c: Tensor, q_r: Tensor, c_kv: Tensor, k_r: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As printed: c_kv (B, L, C), k_r (B, L, R) -> per-head outputs (B, S, H, V)."""
         H, N, V = self.config.num_attention_heads, self.config.qk_nope_head_dim, self.config.v_head_dim
-        kv = F.linear(c_kv, self.w_ukv).unflatten(-1, (H, N + V))
+        kv = self.ops.linear(c_kv, self.w_ukv).unflatten(-1, (H, N + V))
         k_c, v_c = kv.split([N, V], dim=-1)  # (B, L, H, N) eq. 2, (B, L, H, V) eq. 5
         q = torch.cat((q_c, q_r), dim=-1)  # (B, S, H, N+R)  eq. 9
         k = torch.cat((k_c, k_r.unsqueeze(-2).expand(-1, -1, H, -1)), dim=-1)  # (B, L, H, N+R)  eq. 4
@@ -113,7 +112,7 @@ class MLA(nn.Module):
 
     def output(self, u: Tensor) -> Tensor:
         """Per-head outputs (B, S, H, V) -> (B, S, D)."""
-        return F.linear(u.flatten(2), self.w_o, self.b_o)  # eq. 11
+        return self.ops.linear(u.flatten(2), self.w_o, self.b_o)  # eq. 11
 
     def absorbing_is_cheaper(self, S: int) -> bool:
         """Whether S new tokens cost fewer multiplications absorbed, over a long cache.

@@ -120,11 +120,12 @@ class FFN(nn.Module):
         self.w_down = weight(dim, inner)
         self.b_gate_up = weight(2 * inner) if bias else None
         self.b_down = weight(dim) if bias else None
-        self.swiglu = ops.swiglu
+        self.linear, self.swiglu = ops.linear, ops.swiglu
 
     def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
         """A dense network routes nothing: ``routings`` is there so that a block need not ask which one it has."""
-        return F.linear(self.swiglu(F.linear(x, self.w_gate_up, self.b_gate_up)), self.w_down, self.b_down)
+        inner = self.swiglu(self.linear(x, self.w_gate_up, self.b_gate_up))
+        return self.linear(inner, self.w_down, self.b_down)
 
 
 def expert_loads(index: Tensor, n_experts: int) -> Tensor:
