@@ -12,9 +12,9 @@ from typing import Any
 
 MODULES = {
     "quantize_tiles": "quantize",
-    "dequantize_tiles": "quantize",
+    "dequantize_tiles": "dequantize",
     "quantize_blocks": "quantize",
-    "dequantize_blocks": "quantize",
+    "dequantize_blocks": "dequantize",
     "fp8_gemm": "fp8_gemm",
     "fp8_gemm_wgrad": "fp8_gemm_wgrad",
     "grouped_fp8_gemm": "grouped_fp8_gemm",

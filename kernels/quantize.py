@@ -1,9 +1,8 @@
 """Fine-grained FP8 quantisation (V3 report, section 3.3.2): activations per 1 x 128 tile, weights per 128 x 128 block.
 
-    reference_tiles, reference_blocks    the definitions; block_quant.reference is the inverse of the second
-    kernel_tiles, kernel_blocks, ...     Triton, and one kernel for each inverse
-    quantize_tiles, quantize_blocks      launchers
-    dequantize_tiles, dequantize_blocks  their inverses
+    reference_tiles, reference_blocks    the definitions
+    kernel_tiles, kernel_blocks          Triton
+    quantize_tiles, quantize_blocks      launchers; their inverses are in dequantize.py
 
 A code is the value times 448 / amax, to nearest even; the scale that undoes it is amax / 448. ``clamp`` is the least
 amax, so that a tile of zeros has a scale: 1e-4 as released for activations; a gradient wants GUARD, as 1e-4 would flush
@@ -20,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from v3bench.kernels import checks, tables
-from v3bench.kernels.casts import from_e4m3, magnitude, narrow, to_e4m3
+from v3bench.kernels.casts import magnitude, to_e4m3
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 
 TILE = 128
@@ -57,12 +56,6 @@ def coded(x: Tensor, amax: Tensor, clamp: float, power_of_two: bool) -> tuple[Te
     # A number over a tensor would be torch's reciprocal times the number: two roundings.
     inverse = torch.ones_like(amax) / scale if power_of_two else torch.full_like(amax, FP8_MAX) / amax
     return (x * inverse).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale
-
-
-def reference_dequantize_tiles(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """codes (M, K), scales (M, W) -> (M, K) in ``dtype``."""
-    spread = scales.repeat_interleave(TILE, dim=1)[:, : codes.shape[1]]
-    return (codes.float() * spread).to(dtype)
 
 
 @triton.jit
@@ -113,36 +106,6 @@ def kernel_blocks(  # type: ignore[no-untyped-def]
     tl.store(codes_ptr + matrix * codes_stack + at, to_e4m3(w * inverse), mask=inside)
     block = (matrix * tl.num_programs(0) + row) * tl.num_programs(1) + column
     tl.store(scales_ptr + block, scale)
-
-
-@triton.jit
-def kernel_dequantize_tiles(  # type: ignore[no-untyped-def]
-    codes_ptr, scales_ptr, x_ptr, M, K, codes_row, scales_row, scales_column, x_row, ROWS: tl.constexpr
-):
-    """The inverse of ``kernel_tiles``, over the same programs."""
-    rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    tile = tl.program_id(1)
-    columns = tile * 128 + tl.arange(0, 128)
-    inside = (rows < M)[:, None] & (columns < K)[None, :]
-    codes = tl.load(codes_ptr + rows[:, None] * codes_row + columns[None, :], mask=inside)
-    scale = tl.load(scales_ptr + rows * scales_row + tile.to(tl.int64) * scales_column, mask=rows < M)
-    x = from_e4m3(codes) * scale[:, None]
-    tl.store(x_ptr + rows[:, None] * x_row + columns[None, :], narrow(x, x_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def kernel_dequantize_blocks(  # type: ignore[no-untyped-def]
-    codes_ptr, scales_ptr, w_ptr, N, K, codes_row, scales_row, w_row,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """One program: ROWS rows of 128 columns, which may lie in several blocks of the scales."""
-    rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    columns = tl.program_id(1) * 128 + tl.arange(0, 128)
-    inside = (rows < N)[:, None] & (columns < K)[None, :]
-    codes = tl.load(codes_ptr + rows[:, None] * codes_row + columns[None, :], mask=inside)
-    at = (rows // BLOCK_N)[:, None] * scales_row + (columns // BLOCK_K)[None, :]
-    w = from_e4m3(codes) * tl.load(scales_ptr + at, mask=inside)
-    tl.store(w_ptr + rows[:, None] * w_row + columns[None, :], narrow(w, w_ptr.dtype.element_ty), mask=inside)
 
 
 def launches_tiles(
@@ -211,66 +174,6 @@ def quantize_blocks(
     return codes, scales
 
 
-def launches_dequantize_tiles(codes: Tensor, scales: Tensor, x: Tensor, *, config: Config) -> tuple[Launch, ...]:
-    """As the launcher's arguments and result."""
-    (M, K), (blocks, options) = codes.shape, split(config)
-    args = {
-        "codes_ptr": codes, "scales_ptr": scales, "x_ptr": x, "M": M, "K": K, "codes_row": codes.stride(0),
-        "scales_row": scales.stride(0), "scales_column": scales.stride(1), "x_row": x.stride(0), **blocks,
-    }  # fmt: skip
-    return (Launch(kernel_dequantize_tiles, (cdiv(M, blocks["ROWS"]), cdiv(K, TILE)), args, options),)
-
-
-def dequantize_tiles(
-    codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat16, config: Config | None = None
-) -> Tensor:
-    """codes (M, K), scales (M, W) -> (M, K) in ``dtype``, as ``reference_dequantize_tiles``. Raises ValueError."""
-    checks.tensor("dequantize_tiles", "codes", codes, FP8, (None, None), aligned=False)
-    M, K = codes.shape
-    where = checks.device("dequantize_tiles", NEEDS, codes, scales)
-    if scales.shape != (M, cdiv(K, TILE)) or scales.dtype != torch.float32:
-        wanted = f"float32 ({M}, {cdiv(K, TILE)})"
-        raise ValueError(f"dequantize_tiles: scales is {scales.dtype} {tuple(scales.shape)}, expected {wanted}")
-    x = torch.empty(M, K, dtype=dtype, device=where)
-    config = config or tables.choose("dequantize_tiles", where, M=M, K=K)
-    if not codes.is_meta:
-        run(launches_dequantize_tiles(codes, scales, x, config=config))
-    return x
-
-
-def launches_dequantize_blocks(
-    codes: Tensor, scale_inv: Tensor, w: Tensor, *, block: tuple[int, int], config: Config
-) -> tuple[Launch, ...]:
-    """As the launcher's arguments and result."""
-    (N, K), (blocks, options) = codes.shape, split(config)
-    args = {
-        "codes_ptr": codes, "scales_ptr": scale_inv, "w_ptr": w, "N": N, "K": K, "codes_row": codes.stride(0),
-        "scales_row": scale_inv.stride(0), "w_row": w.stride(0), "BLOCK_N": block[0], "BLOCK_K": block[1], **blocks,
-    }  # fmt: skip
-    return (Launch(kernel_dequantize_blocks, (cdiv(N, blocks["ROWS"]), cdiv(K, TILE)), args, options),)
-
-
-def dequantize_blocks(
-    codes: Tensor,
-    scale_inv: Tensor,
-    dtype: torch.dtype = torch.bfloat16,
-    block: tuple[int, int] = (TILE, TILE),
-    config: Config | None = None,
-) -> Tensor:
-    """codes (N, K), scale_inv (ceil(N/128), W) float32 -> (N, K), as ``block_quant.reference``. Raises ValueError."""
-    op = "dequantize_blocks"
-    checks.tensor(op, "codes", codes, FP8, (None, None), aligned=False)
-    N, K = codes.shape
-    scales = (cdiv(N, block[0]), cdiv(K, block[1]))
-    checks.tensor(op, "scale_inv", scale_inv, torch.float32, scales, aligned=False)
-    where = checks.device(op, NEEDS, codes, scale_inv)
-    w = torch.empty(N, K, dtype=dtype, device=where)
-    config = config or tables.choose(op, where, N=N, K=K)
-    if not codes.is_meta:
-        run(launches_dequantize_blocks(codes, scale_inv, w, block=block, config=config))
-    return w
-
-
 def check(op: str, x: Tensor, ndim: int, clamp: float) -> None:
     """What both quantisers ask of their input. Raises ValueError."""
     checks.tensor(op, "x", x, WIDE, (None,) * ndim, aligned=False)
@@ -286,23 +189,14 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
         return torch.empty(size, dtype=dtype, device="meta")
 
     K = shape["K"]
-    if op in ("quantize_blocks", "dequantize_blocks"):
+    given = {"clamp": ACTIVATION, "power_of_two": False, "config": config}
+    if op == "quantize_blocks":
         N = shape["N"]
         scales = empty(1, cdiv(N, TILE), cdiv(K, TILE), dtype=torch.float32)
-        if op == "dequantize_blocks":
-            w, codes = empty(N, K, dtype=torch.bfloat16), empty(N, K, dtype=FP8)
-            return launches_dequantize_blocks(codes, scales[0], w, block=(TILE, TILE), config=config)
-        w, codes = empty(1, N, K, dtype=torch.bfloat16), empty(1, N, K, dtype=FP8)
-        return launches_blocks(w, codes, scales, clamp=ACTIVATION, power_of_two=False, config=config)
+        return launches_blocks(empty(1, N, K, dtype=torch.bfloat16), empty(1, N, K, dtype=FP8), scales, **given)
     M = shape["M"]
-    x, codes, scales = (
-        empty(M, K, dtype=torch.bfloat16),
-        empty(M, K, dtype=FP8),
-        empty_scales(M, cdiv(K, TILE), torch.device("meta")),
-    )
-    if op == "quantize_tiles":
-        return launches_tiles(x, codes, scales, clamp=ACTIVATION, power_of_two=False, config=config)
-    return launches_dequantize_tiles(codes, scales, x, config=config)
+    scales = empty_scales(M, cdiv(K, TILE), torch.device("meta"))
+    return launches_tiles(empty(M, K, dtype=torch.bfloat16), empty(M, K, dtype=FP8), scales, **given)
 
 
 # 16 rows a program with 4 warps give every thread several loads of 16 bytes before it needs the first; a grid of few
@@ -313,15 +207,11 @@ ROWS = [
 ]
 CANDIDATES = {
     "quantize_tiles": ROWS,
-    "dequantize_tiles": ROWS,
     "quantize_blocks": [{"num_warps": warps} for warps in (8, 4, 16)],
-    "dequantize_blocks": ROWS[:4],
 }
 TOKENS = (1, 64, 128, 1024, 4096, 16384)
 WEIGHTS = ((576, 7168), (4096, 7168), (7168, 16384))
 TABLE_SHAPES = {
     "quantize_tiles": [{"M": M, "K": K} for M in TOKENS for K in (2048, 7168)],
-    "dequantize_tiles": [{"M": M, "K": 7168} for M in TOKENS],
     "quantize_blocks": [{"N": N, "K": K} for N, K in WEIGHTS],
-    "dequantize_blocks": [{"N": N, "K": K} for N, K in WEIGHTS],
 }

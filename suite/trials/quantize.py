@@ -1,4 +1,4 @@
-"""Trials of the quantisers (kernels/quantize.py)."""
+"""Trials of the quantisers and their inverses (kernels/quantize.py, dequantize.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from v3bench.kernels import block_quant, quantize
+from v3bench.kernels import block_quant, dequantize, quantize
 from v3bench.suite.trials.trial import Inputs, Rival, Shape, Trial
 
 
@@ -67,7 +67,7 @@ def compiled(reference: Callable[..., Any]) -> Callable[[Inputs], Callable[[], A
 
 def dequantized(codes: Tensor, scales: Tensor) -> Tensor:
     """The definition at bfloat16."""
-    return quantize.reference_dequantize_tiles(codes, scales)
+    return dequantize.reference_tiles(codes, scales)
 
 
 SMALL = ({"M": 5, "K": 300}, {"M": 33, "K": 512}, {"M": 1, "K": 64})
@@ -88,7 +88,7 @@ TRIALS = {
         op="dequantize_tiles",
         calling="f(codes, scales): codes (M, K) float8_e4m3fn, scales (M, ceil(K/128)) float32 -> (M, K) bfloat16",
         inputs=codes,
-        ours=quantize.dequantize_tiles,
+        ours=dequantize.dequantize_tiles,
         oracle=dequantized,
         error=exact_values,
         rivals={"compiled": Rival(compiled(dequantized), "torch.compile of the definition")},
@@ -112,7 +112,7 @@ TRIALS = {
         op="dequantize_blocks",
         calling="f(codes, scale_inv): codes (N, K) float8_e4m3fn, scale_inv (ceil(N/128), ceil(K/128)) float32 -> bf16",
         inputs=weight_codes,
-        ours=quantize.dequantize_blocks,
+        ours=dequantize.dequantize_blocks,
         oracle=partial(block_quant.reference, dtype=torch.bfloat16),
         error=exact_values,
         rivals={"compiled": Rival(compiled(weight_back), "torch.compile of the definition as one expression")},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from v3bench.kernels import block_quant, quantize
+from v3bench.kernels import block_quant, dequantize, quantize
 from v3bench.suite.trials.check import check, poisoned, seeded
 from v3bench.suite.trials.registry import load
 
@@ -33,7 +33,7 @@ def test_every_magnitude_and_every_spoiled_tile(power_of_two: bool, clamp: float
         codes, scales = quantize.quantize_tiles(x, clamp=clamp, power_of_two=power_of_two, config=CONFIG)
     assert torch.equal(scales.nan_to_num(-1), want[1].nan_to_num(-1))
     assert torch.equal(codes.float().nan_to_num(-999), want[0].float().nan_to_num(-999))
-    back = quantize.reference_dequantize_tiles(codes, scales, torch.float32)
+    back = dequantize.reference_tiles(codes, scales, torch.float32)
     spoiled = torch.zeros(40, 3, dtype=torch.bool)
     spoiled[3, 0] = spoiled[4, 2] = spoiled[5, 1] = True
     assert torch.equal(back.isnan(), spoiled.repeat_interleave(128, 1)[:, :300])
@@ -45,7 +45,7 @@ def test_every_magnitude_and_every_spoiled_tile(power_of_two: bool, clamp: float
 def test_a_large_clamp_flushes_small_gradients() -> None:
     x = torch.randn(8, 128) * 1e-9
     codes, scales = quantize.quantize_tiles(x, config=CONFIG)
-    assert (quantize.reference_dequantize_tiles(codes, scales, torch.float32) - x).norm() > 0.1 * x.norm()
+    assert (dequantize.reference_tiles(codes, scales, torch.float32) - x).norm() > 0.1 * x.norm()
 
 
 def test_power_of_two_scales_are_powers_of_two_and_never_saturate() -> None:
@@ -69,7 +69,7 @@ def test_a_stack_is_quantised_matrix_by_matrix() -> None:
 
 def test_blocks_of_another_size_are_dequantised() -> None:
     codes, scales = quantize.reference_tiles(torch.randn(9, 256))
-    got = quantize.dequantize_blocks(codes, scales, torch.float32, (1, 128), config=CONFIG)
+    got = dequantize.dequantize_blocks(codes, scales, torch.float32, (1, 128), config=CONFIG)
     assert torch.equal(got, block_quant.reference(codes, scales, torch.float32, (1, 128)))
 
 
