@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--checkpoint", metavar="DIR", help="a released checkpoint to measure with, where a case wants one"
     )
+    run.add_argument(
+        "--impl", action="append", default=[], metavar="OP=package.module:function",
+        help="a kernel of your own, set beside ours in every case; may be repeated; --impl help says how it is called",
+    )  # fmt: skip
 
     report = command("report", report_command, "write the HTML report of one or more run folders")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
@@ -74,12 +78,22 @@ def parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--json", action="store_true", help="one JSON object")
 
+    tune = command("tune", tune_command, "make the kernels' launch tables anew: timed on a GPU, predicted without one")
+    tune.add_argument("ops", nargs="*", metavar="OP", help="operations (default: all)")
+    tune.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
+    tune.add_argument("--out", metavar="DIR", help="folder of the tables (default: kernels/tables of this checkout)")
+
     doctor = command("doctor", doctor_command, "say what this machine can run, and what it will skip and why")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
     return top
 
 
 def run_command(args: argparse.Namespace) -> int:
+    if "help" in args.impl:
+        from v3bench.suite.trials import own
+
+        show("\n".join(own.usage()))
+        return 0
     from v3bench.suite import runner
     from v3bench.suite.ledger import claims
     from v3bench.suite.run_folder import load_run
@@ -89,7 +103,7 @@ def run_command(args: argparse.Namespace) -> int:
         claims.load()  # a ledger that cannot be read ends a run before it has begun
         folder, status = runner.run(
             profile=args.profile, only=only, device=args.device, out=args.out, resume=args.resume,
-            checkpoint=args.checkpoint, say=say,
+            checkpoint=args.checkpoint, impls=args.impl, say=say,
         )  # fmt: skip
         run = load_run(folder)
         judged = judge([run])
@@ -143,6 +157,20 @@ def model_command(args: argparse.Namespace) -> int:
         print_json(described)
     else:
         show(accounting.text_table(described, config))
+    return 0
+
+
+def tune_command(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from v3bench.kernels import tables
+    from v3bench.suite import runner, tune
+
+    with runner.signals_interrupt():
+        device = runner.chosen_device(args.device)
+        folder = Path(args.out) if args.out else tables.FOLDER
+        for path in tune.tune(args.ops, device=device, folder=folder, say=say):
+            show(str(path))
     return 0
 
 

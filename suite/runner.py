@@ -20,6 +20,7 @@ from v3bench.suite.ledger.cases import PROFILES
 from v3bench.suite.meter import machine
 from v3bench.suite.meter.measurement import AREAS
 from v3bench.suite.run_folder import RunFolder, write_whole
+from v3bench.suite.trials import own
 
 if TYPE_CHECKING:
     from v3bench.suite.meter.session import Plan
@@ -38,6 +39,7 @@ def run(
     out: str | Path | None = None,
     resume: bool = False,
     checkpoint: str | Path | None = None,
+    impls: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
     bench: Path = BENCH,
     cases: Path = case_table.PATH,
@@ -48,18 +50,20 @@ def run(
     0: all went well; 1: a benchmark or its correctness check failed; 2: nothing failed but input that cannot be used,
     such as a checkpoint that lacks a weight; 3: cut short by a signal or a full disk. What was measured is kept.
     ``say`` gets one line at a time. An existing folder is gone on in as a new segment; with ``resume``, what it holds
-    is not measured again. ``bench``, ``cases`` and ``facts`` are the benchmarks, their table, and who describes the
-    machine. Raises BadInput before anything is measured.
+    is not measured again. ``impls`` are kernels of one's own, as --impl names them. ``bench``, ``cases`` and ``facts``
+    are the benchmarks, their table, and who describes the machine. Raises BadInput before anything is measured.
     """
     from v3bench.suite.meter.session import Plan
 
     areas = chosen_areas(profile, only)
+    if impls and "kernels" not in areas:
+        raise BadInput("kernels are not among the areas to run", where=own.FLAG, right="--only with kernels")
     device = chosen_device(device)
     if checkpoint is not None:
         if not (Path(checkpoint) / "config.json").is_file():
             raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
         models.load(str(Path(checkpoint) / "config.json"))
-    table = case_table.load(cases)
+    table = own.entered(case_table.load(cases), impls)
     say = whoever_listens(say)
     described = facts(device)
     versions = {case.name: case.version for case in table.values()}
@@ -81,7 +85,7 @@ def run(
             say=say,
         )
         segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}
-        folder.start({"command": command_line(profile, only, device, resume, checkpoint), **segment})
+        folder.start({"command": command_line(profile, only, device, resume, checkpoint, impls), **segment})
         say(f"run folder: {folder.path}")
         status = measure(plan, folder, bench)
         try:
@@ -180,11 +184,19 @@ def chosen_folder(out: str | Path | None, device: str, profile: str, resume: boo
     return path
 
 
-def command_line(profile: str, only: Sequence[str], device: str, resume: bool, checkpoint: str | Path | None) -> str:
+def command_line(
+    profile: str,
+    only: Sequence[str],
+    device: str,
+    resume: bool,
+    checkpoint: str | Path | None,
+    impls: Sequence[str] = (),
+) -> str:
     """The command of a segment, without the paths of this machine."""
     words = ["v3bench", "run", "--profile", profile, "--device", device]
     words += ["--only", ",".join(only)] if only else []
     words += ["--resume"] if resume else []
+    words += [word for impl in impls for word in (own.FLAG, impl)]
     words += [CHECKPOINT, Path(checkpoint).resolve().name] if checkpoint else []
     return " ".join(words)
 

@@ -14,6 +14,7 @@ from v3bench.suite.meter.measurement import AREAS, Basis
 
 PATH = Path(__file__).parent / "cases.toml"
 PROFILES = ("smoke", "quick", "standard", "full")
+NEEDS = {"cuda": "needs a CUDA device", "cpu": "is for a CPU: kernels run interpreted"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Case:
     profiles: tuple[str, ...]
     why: str
     impls: tuple[str, ...] = ("torch",)
+    device: str = ""  # "cuda" or "cpu" where it can run on nothing else
     shape: Mapping[str, Any]  # the rest of the table: batch, lengths, ...
 
     @property
@@ -37,19 +39,35 @@ class Case:
         """What is measured side by side: "subject/impl" of each."""
         return tuple(f"{subject}/{impl}" for subject in self.subjects for impl in self.impls)
 
+    def elsewhere(self, device: str) -> str:
+        """Why the case cannot run on "cpu" or "cuda", or ""."""
+        return "" if self.device in ("", device) else NEEDS[self.device]
+
 
 @cache
 def load(path: Path = PATH) -> dict[str, Case]:
     """Cases by name, in the file's order. Raises BadInput naming the case and what is wrong."""
-    return {name: read(name, raw, f"{path.name}: {name}") for name, raw in read_toml(path).items()}
+    tables = read_toml(path)
+    return {name: read(name, alike(raw, tables), f"{path.name}: {name}") for name, raw in tables.items()}
+
+
+def alike(raw: Any, tables: Mapping[str, Any]) -> Any:
+    """A table with what it does not say itself as the case has it that ``like`` names: all but shape and why."""
+    if not isinstance(raw, dict) or not isinstance(tables.get(raw.get("like", "")), dict):
+        return raw
+    other = tables[raw["like"]]
+    shared = {f.name for f in fields(Case)} - {"name", "shape", "why"}
+    return {key: other[key] for key in shared & other.keys()} | {key: raw[key] for key in raw if key != "like"}
 
 
 def read(name: str, raw: Any, where: str) -> Case:
     """One table of the file as a Case. Raises BadInput."""
     if not isinstance(raw, dict):
         raise BadInput("is no table", where=where)
+    if "like" in raw:
+        raise BadInput(f"is like {raw['like']!r}, which is no case", where=where)
     own = {f.name for f in fields(Case)} - {"name", "shape"}
-    if missing := own - {"impls"} - raw.keys():
+    if missing := own - {"impls", "device"} - raw.keys():
         raise BadInput(f"lacks {', '.join(sorted(missing))}", where=where)
     values: dict[str, Any] = {}
     for key in own & raw.keys():
@@ -72,4 +90,6 @@ def read(name: str, raw: Any, where: str) -> Case:
         raise BadInput(f"basis is {values['basis']!r}", where=where, right="counted or measured")
     if unknown := sorted(set(values["profiles"]) - set(PROFILES)):
         raise BadInput(f"unknown profile {unknown[0]!r}", where=where, right=f"one of {', '.join(PROFILES)}")
+    if values.get("device", "cpu") not in NEEDS:
+        raise BadInput(f"unknown device {values['device']!r}", where=where, right=f"one of {', '.join(NEEDS)}")
     return Case(name=name, shape={key: raw[key] for key in raw.keys() - own}, **values)

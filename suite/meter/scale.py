@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 from v3bench.suite import models
+from v3bench.suite.laws import slices, work
 from v3bench.suite.meter.measurement import Scale
 from v3bench.suite.models import AnyConfig
 
@@ -39,3 +42,17 @@ def against(config: AnyConfig, published: AnyConfig) -> Scale:
 def of_preset(name: str) -> Scale:
     """The scale of a preset; "proxy" for a subject that is none."""
     return granted(models.load(name)[1]) if name in models.presets() else "proxy"
+
+
+def of_case(subject: str, shape: Mapping[str, Any]) -> Scale:
+    """The scale of a case's subject: of a preset by its name, of "kernels.<op>" by the shapes it runs at."""
+    area, _, op = subject.partition(".")
+    if area != "kernels" or op not in work.WORK:
+        return of_preset(subject)
+    shapes = shape.get("shapes", [shape])
+    return "slice" if all(map(partial(of_a_layer, op), shapes)) else "proxy"
+
+
+def of_a_layer(op: str, shape: Mapping[str, int]) -> bool:
+    """Whether a layer of a released model has this operation at this shape; no shape is nobody's."""
+    return bool(shape) and any(slices.is_slice(op, shape, models.load(name)[1]) for name in PUBLISHED)

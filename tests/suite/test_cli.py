@@ -19,10 +19,11 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {"torch", "pandas", "jinja2", "pytest"}
 FLAGS = {
-    "run": {"--profile", "--only", "--device", "--out", "--resume", "--checkpoint"},
+    "run": {"--profile", "--only", "--device", "--out", "--resume", "--checkpoint", "--impl"},
     "report": {"-o"},
     "claims": {"--json"},
     "model": {"--seq-len", "--count", "--set", "--json"},
+    "tune": {"--device", "--out"},
     "doctor": {"--json"},
 }
 MANY = ("--set", "vocab_size=9999999999", "--set", "hidden_size=9999999996", "--set", "head_dim=4")

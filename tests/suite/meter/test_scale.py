@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from v3bench.suite import models
-from v3bench.suite.meter.scale import PUBLISHED, granted, of_preset
+from v3bench.suite.meter.scale import PUBLISHED, granted, of_case, of_preset
 
 V3 = models.load("deepseek-v3")[1]
 LLAMA = models.load("llama-3.1-8b")[1]
@@ -35,3 +35,20 @@ def test_our_own_presets_and_what_is_no_preset_are_proxies():
 )
 def test_fewer_layers_are_a_slice_and_other_shapes_a_proxy(config, scale):
     assert granted(config) == scale
+
+
+@pytest.mark.parametrize(
+    "subject, shape, scale",
+    [
+        ("kernels.fp8_gemm", {"M": 64, "N": 7168, "K": 16384}, "slice"),
+        ("kernels.fp8_gemm", {"M": 64, "N": 7168, "K": 16000}, "proxy"),
+        ("kernels.paged_gqa", {"B": 1, "H": 28, "J": 4, "L": 64, "cold": True}, "slice"),
+        ("kernels.fp8_gemm", {"shapes": [{"M": 1, "N": 7168, "K": 16384}, {"M": 5, "N": 2112, "K": 7168}]}, "slice"),
+        ("kernels.fp8_gemm", {"shapes": [{"M": 1, "N": 7168, "K": 16384}, {"M": 5, "N": 2112, "K": 7169}]}, "proxy"),
+        ("kernels.fp8_gemm", {}, "proxy"),
+        ("kernels.ceiling", {"n": 8192}, "proxy"),
+        ("deepseek-v3", {"batch": 1}, "full"),
+    ],
+)
+def test_a_kernels_scale_follows_from_its_shapes(subject, shape, scale):
+    assert of_case(subject, shape) == scale

@@ -1,0 +1,113 @@
+"""The implementations of one operation at one shape: built, and held to what the operation asks of them.
+
+    built         the call that is checked and timed
+    examine       the worst error of one implementation; Wrong or Missing say why it has none
+
+"triton" is ours, "package.module:function" somebody's own, any other name a rival of the trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from v3bench.model_ref.errors import BadInput
+from v3bench.suite.trials import own
+from v3bench.suite.trials.check import poisoned, same_bits
+from v3bench.suite.trials.trial import Inputs, Missing, Trial
+
+OURS = "triton"
+
+
+class Wrong(Exception):
+    """Why an implementation's result does not count."""
+
+
+def built(trial: Trial, impl: str, inputs: Inputs, *, small: bool = False) -> Callable[[], Any]:
+    """The call on these inputs. small: with blocks for small shapes. Raises Missing, or whatever a rival raises."""
+    if impl == OURS:
+        config = {"config": dict(trial.small_config)} if small and trial.small_config else {}
+        return partial(trial.ours, **inputs, **config)
+    if own.is_own(impl):
+        return partial(own.function(impl), **inputs)
+    return trial.rivals[impl].build(inputs)
+
+
+def examine(
+    trial: Trial, impl: str, inputs: Inputs, want: Any, like: Any = None, *, small: bool = False
+) -> tuple[float | None, Any]:
+    """(Worst error over what is allowed, a result); no error for a rival that computes something else by design.
+
+    want: the oracle's result. like: a result of ours, whose dtypes and shapes one's own has to have. Ours and one's own
+    run twice on poisoned outputs and must give the same bits; rivals and one's own run as they will be timed, and one's
+    own must leave its inputs as they are. Raises Wrong, Missing, torch.OutOfMemoryError.
+    """
+    mine, theirs = impl == OURS, own.is_own(impl)
+    error = trial.error if mine or theirs else trial.rivals[impl].error
+    with blamed():
+        call = built(trial, impl, inputs, small=small)
+        before = sums(inputs) if theirs else {}
+        results = [] if mine else [call()]
+        if mine or theirs:
+            with poisoned():
+                results += [call(), call()]
+    if changed := [name for name, total in before.items() if sums(inputs)[name] != total]:
+        raise Wrong(f"changes its input {changed[0]}")
+    if theirs and like is not None and (odd := differing(results[0], like)):
+        raise Wrong(odd)
+    if error is None:
+        return None, results[0]
+    if (mine or theirs) and not same_bits(*results[-2:]):
+        raise Wrong("two runs on the same inputs differ")
+    with blamed():
+        worst = max(float(error(got, want, inputs)) for got in (results[:1] if mine else results[:2]))
+    if not worst <= 1:
+        wide = f"is {worst:.3g} times what is allowed" if worst < float("inf") else "is beyond any bound"
+        raise Wrong(f"its error {wide}")
+    return worst, results[0]
+
+
+@contextmanager
+def blamed() -> Iterator[None]:
+    """What an implementation raises becomes Wrong, in one line; what it lacks, and lack of memory, stay as they are."""
+    try:
+        yield
+    except (Missing, Wrong, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, BadInput) and error.where.startswith(own.FLAG):
+            raise
+        said = " ".join(str(error).split())
+        raise Wrong(f"raised {type(error).__name__}: {said}"[:250]) from error
+
+
+def differing(got: Any, like: Any, name: str = "") -> str:
+    """How a result's types and shapes differ from ours, or ""."""
+    if isinstance(like, tuple | list):
+        if not isinstance(got, tuple | list) or len(got) != len(like):
+            found = f"{len(got)} results" if isinstance(got, tuple | list) else described(got)
+            return f"returned {found}, expected {len(like)} results"
+        parts = (differing(a, b, f" as result {n}") for n, (a, b) in enumerate(zip(got, like, strict=True), 1))
+        return next(filter(None, parts), "")
+    return "" if described(got) == described(like) else f"returned {described(got)}{name}, expected {described(like)}"
+
+
+def described(value: Any) -> str:
+    """A tensor's dtype, shape and device; another value's type."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} on {value.device.type}"
+
+
+def sums(inputs: Inputs) -> dict[str, int]:
+    """The sum of each input tensor's bytes, by name: another one where somebody wrote into it."""
+    found = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())
+            found[name] = int(whole.sum(dtype=torch.int64))
+    return found
