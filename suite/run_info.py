@@ -30,7 +30,7 @@ INFO: dict[str, Any] = {
     "platform": str,
     "device": str,
     "cpu": {"model": str, "cores": int, "threads": int, "memory_bytes": int},
-    "gpus": [{"name": str, "memory_bytes": int, "capability": str}],
+    "gpus": [{"name": str, "memory_bytes": int, "capability": str, "sms": (int, None), "l2_bytes": (int, None)}],
     "driver": (str, None),
     "segments": [SEGMENT],
 }

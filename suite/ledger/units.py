@@ -7,10 +7,11 @@ from functools import cache
 
 from v3bench.model_ref.errors import BadInput
 
-Dimension = tuple[float, ...]  # powers of byte, second, floating-point operation, dollar, joule
-NONE: Dimension = (0.0,) * 5
-BYTE, SECOND, FLOP, DOLLAR, JOULE = (tuple(float(i == j) for j in range(5)) for i in range(5))
+Dimension = tuple[float, ...]  # powers of byte, second, floating-point operation, dollar, joule, degree Celsius
+NONE: Dimension = (0.0,) * 6
+BYTE, SECOND, FLOP, DOLLAR, JOULE, DEGREE = (tuple(float(i == j) for j in range(6)) for i in range(6))
 PER_SECOND = tuple(0.0 - power for power in SECOND)
+WATT = tuple(joule - second for joule, second in zip(JOULE, SECOND, strict=True))
 
 ATOMS: dict[str, tuple[float, Dimension]] = {
     "1": (1, NONE), "x": (1, NONE), "%": (0.01, NONE),
@@ -20,7 +21,8 @@ ATOMS: dict[str, tuple[float, Dimension]] = {
     "s": (1, SECOND), "ms": (1e-3, SECOND), "us": (1e-6, SECOND), "ns": (1e-9, SECOND),
     "min": (60, SECOND), "h": (3600, SECOND), "day": (86400, SECOND), "GPU-h": (3600, SECOND),
     "Hz": (1, PER_SECOND), "MHz": (10**6, PER_SECOND), "GHz": (10**9, PER_SECOND),
-    "FLOP": (1, FLOP), "$": (1, DOLLAR), "J": (1, JOULE),
+    "FLOP": (1, FLOP), "$": (1, DOLLAR), "J": (1, JOULE), "W": (1, WATT),
+    "degC": (1, DEGREE),
 }  # fmt: skip
 PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 

@@ -35,7 +35,7 @@ def describe(device: str) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
         "cpu": {"model": cpu_model(), "cores": cores(), "threads": threads(), "memory_bytes": memory()[0]},
-        **gpus(),
+        **with_torch(gpus(), device),
     }
 
 
@@ -74,7 +74,16 @@ def packages() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return found | cuda_runtime()
+
+
+def cuda_runtime() -> dict[str, str]:
+    """The CUDA version torch was built with, beside the packages; nothing where it was built without."""
+    try:
+        import torch.version
+    except (ImportError, OSError):
+        return {}
+    return {"cuda": torch.version.cuda} if torch.version.cuda else {}
 
 
 def cpu_model() -> str:
@@ -132,7 +141,7 @@ def cgroup(name: str) -> int | None:
 
 @cache
 def gpus() -> dict[str, Any]:
-    """{"gpus": [name, memory and compute capability of each], "driver": its version or None}, read through NVML."""
+    """{"gpus": [name, memory, compute capability and uuid of each], "driver": its version or None}, through NVML."""
     try:
         import pynvml
     except ImportError:
@@ -150,6 +159,7 @@ def gpus() -> dict[str, Any]:
                     "name": pynvml.nvmlDeviceGetName(handle),
                     "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
                     "capability": ".".join(map(str, pynvml.nvmlDeviceGetCudaComputeCapability(handle))),
+                    "uuid": pynvml.nvmlDeviceGetUUID(handle),
                 }
             )
         return {"gpus": found, "driver": pynvml.nvmlSystemGetDriverVersion()}
@@ -157,3 +167,30 @@ def gpus() -> dict[str, Any]:
         return {"gpus": [], "driver": None}
     finally:
         pynvml.nvmlShutdown()
+
+
+def with_torch(found: dict[str, Any], device: str) -> dict[str, Any]:
+    """``gpus`` with what only torch tells: SMs and bytes of L2, None of a GPU it does not see; and without the uuids.
+
+    torch is asked in a run on "cuda" only, as it makes a context on the GPU.
+    """
+    seen = torch_gpus() if device == "cuda" else {}
+    none = {"sms": None, "l2_bytes": None}
+    listed = [
+        {key: value for key, value in gpu.items() if key != "uuid"} | seen.get(gpu["uuid"], none)
+        for gpu in found["gpus"]
+    ]
+    return {**found, "gpus": listed}
+
+
+@cache
+def torch_gpus() -> dict[str, dict[str, int | None]]:
+    """SMs and bytes of L2 of each GPU that torch sees, by NVML's uuid."""
+    import torch
+
+    found: dict[str, dict[str, int | None]] = {}
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        size = getattr(properties, "L2_cache_size", None)
+        found[f"GPU-{properties.uuid}"] = {"sms": properties.multi_processor_count, "l2_bytes": size}
+    return found

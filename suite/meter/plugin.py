@@ -154,7 +154,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         session.spoiled.setdefault(case.name, (report.outcome, why))
         item.config.stash[PROGRESS].note(f"{report.outcome}: {why}")
         blank = Recorder(session, case, params["series"], None, ONCE).blank
-        session.keep(blank(params["series"], status=report.outcome, why=why))
+        settled = recorder.settled if recorder else []
+        session.keep(*settled, blank(params["series"], status=report.outcome, why=why))
     return report
 
 

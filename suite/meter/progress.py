@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from v3bench.suite.meter.measurement import Measurement
-from v3bench.suite.meter.statistics import summary
+from v3bench.suite.meter.statistics import spread, steady, summary
 
 WIDE = 1.5
 
@@ -40,14 +40,23 @@ class Progress:
 
 
 def unsteady(records: Sequence[Measurement]) -> str:
-    """A remark where the middle half of a series of times spreads by more than half of itself, or ""."""
-    rows = {f"{m.subject}/{m.impl}": summary(m.samples) for m in records if m.clock != "none"}
+    """A remark where samples of time lie too far apart, or "".
+
+    On a host's clock: where the middle half spreads by more than half of itself. On a device's: where no claim follows.
+    """
+    timed = {f"{m.subject}/{m.impl}": m for m in records if m.clock != "none"}
+    rows = {name: summary(m.samples) for name, m in timed.items() if m.clock == "host"}
     wide = [
         f"{name} {row.quartile3 / row.quartile1:.1f}x"
         for name, row in rows.items()
         if row.quartile3 > WIDE * row.quartile1
     ]
-    return f"unsteady, as on a busy machine: the quartiles lie apart by {', '.join(wide)}" if wide else ""
+    loose = [
+        f"{name} {spread(m.samples):.1%}" for name, m in timed.items() if m.clock != "host" and not steady(m.samples)
+    ]
+    remarks = [f"unsteady, as on a busy machine: the quartiles lie apart by {', '.join(wide)}"] if wide else []
+    remarks += [f"no ratio is claimed: p10 and p90 lie apart by {', '.join(loose)}"] if loose else []
+    return "; ".join(remarks)
 
 
 def name(item: Any) -> str:

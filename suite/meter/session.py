@@ -13,6 +13,7 @@ from v3bench.suite import models
 from v3bench.suite.ledger.cases import PROFILES, Case
 from v3bench.suite.meter import machine
 from v3bench.suite.meter.clock import Replay
+from v3bench.suite.meter.competition import Instruments, Outcome
 from v3bench.suite.meter.measurement import AREAS, Measurement
 from v3bench.suite.run_folder import BENCHMARK, RunFolder
 
@@ -55,6 +56,9 @@ class Session:
         self.gates: dict[str, str | None] = {}  # case -> why its check failed, None: passed
         self.times: dict[str, dict[str, tuple[float, ...]]] = {}  # case -> series -> samples taken together
         self.spoiled: dict[str, tuple[str, str]] = {}  # case -> (skipped or failed, why)
+        self.fates: dict[str, dict[str, tuple[str, str]]] = {}  # case on a GPU -> series that did not run -> the same
+        self.telemetry: dict[str, Outcome] = {}  # case on a GPU -> how its timing went
+        self.instruments: Instruments | None = None  # of the GPU, once something is timed there
         self.cut_short = ""  # why the session cannot go on
         self.refused = 0  # benchmarks that ended with BadInput
         self.tracebacks: list[str] = []

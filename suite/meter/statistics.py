@@ -52,3 +52,32 @@ def paired_ratio(base: Sequence[float], new: Sequence[float]) -> Summary:
     if len(base) != len(new):
         raise ValueError(f"{len(base)} and {len(new)} samples do not pair")
     return summary([a / b for a, b in zip(base, new, strict=True)])
+
+
+STEADY = 0.03  # of the median: what clocks and neighbours do to a kernel that is timed well
+FEWEST = 5  # samples, below which no percentile means anything
+
+
+def spread(samples: Sequence[float]) -> float:
+    """(p90 - p10) / median of positive samples; 0 for one. Raises ValueError for none."""
+    if len(samples) < 2:
+        return 0.0 * median(samples)
+    cuts = quantiles(samples, n=10, method="inclusive")
+    return (cuts[-1] - cuts[0]) / median(samples)
+
+
+def steady(samples: Sequence[float]) -> bool:
+    """Whether samples of a device clock are many and close enough together to claim anything from."""
+    return len(samples) >= FEWEST and spread(samples) <= STEADY
+
+
+def ratio_claim(base: Sequence[float], new: Sequence[float]) -> Summary | str:
+    """``paired_ratio`` of samples that are steady on both sides, or the reason why none is claimed."""
+    for who, samples in (("base", base), ("new", new)):
+        if len(samples) < FEWEST:
+            return f"{len(samples)} samples of {who} are fewer than {FEWEST}"
+        if not steady(samples):
+            return f"{who} spreads by {spread(samples):.1%}, above {STEADY:.0%}"
+    if len(base) != len(new):
+        return f"{len(base)} and {len(new)} samples do not pair"
+    return paired_ratio(base, new)

@@ -88,6 +88,8 @@ def facts(info: dict[str, Any]) -> dict[str, str]:
     }
     for i, gpu in enumerate(info["gpus"]):
         found[f"GPU {i}"] = f"{gpu['name']}, {gigabytes(gpu['memory_bytes'])}, compute capability {gpu['capability']}"
+        if gpu["sms"] and gpu["l2_bytes"]:
+            found[f"GPU {i}"] += f", {gpu['sms']} SMs, {gpu['l2_bytes'] / 1e6:.0f} MB of L2"
     if not info["gpus"]:
         found["GPU"] = "none"
     found |= {"Driver": plain(info["driver"]), "Platform": info["platform"], "Python": info["python"]}

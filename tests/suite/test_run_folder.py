@@ -145,7 +145,10 @@ def changed(**changes):
         (changed(cpu={"cores": 4}), "4 cores"),
         (changed(cpu={"threads": 1}), "2 cores, 1 threads"),
         (
-            changed(device="cuda", gpus=[{"name": "H", "memory_bytes": 1, "capability": "9.0"}]),
+            changed(
+                device="cuda",
+                gpus=[{"name": "H", "memory_bytes": 1, "capability": "9.0", "sms": 132, "l2_bytes": 50_000_000}],
+            ),
             r"this is cuda \(H, 2 threads\)",
         ),
     ],

@@ -30,6 +30,8 @@ def test_factors(text, factor):
 def test_kinds():
     assert same_kind("GB", "B")
     assert same_kind("tok/s", "Hz")
+    assert same_kind("W", "J/s")
+    assert not same_kind("degC", "1")
     assert same_kind("thousand GPU-h", "day")
     assert not same_kind("GB", "GB/s")
     assert not same_kind("FLOP", "B")

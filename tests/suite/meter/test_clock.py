@@ -60,3 +60,49 @@ def test_cuda_clock_sees_the_device_and_not_the_launch():
     cuda = clock.for_device("cuda")
     many, one = (min(cuda(lambda n=n: [a @ a for _ in range(n)]) for _ in range(5)) for n in (20, 1))
     assert 10 < many / one < 40
+
+
+def test_the_steady_clock_times_the_second_of_two_calls_and_lets_the_device_run_on(cuda):
+    durations = iter([9.0, 2.0])
+    assert clock.Steady()(lambda: cuda.launch(next(durations))) == pytest.approx(2.0)
+    assert cuda.log == ["record", "record", "synchronize"]
+
+
+@pytest.fixture
+def cold(cuda, monkeypatch):
+    """A cold clock whose flush takes the device 60 us, and the host what the test says."""
+
+    class Scratch:
+        def zero_(self):
+            cuda.log.append("flush")
+            cuda.launch(60e-6)
+
+    monkeypatch.setattr(torch, "empty", lambda *shape, **kinds: Scratch())
+    host = [0.0]
+    made = clock.Cold(180_000_000, now=lambda: host[0])
+    made.host = host
+    return made
+
+
+def test_the_cold_clock_flushes_before_each_call_and_outside_the_time(cuda, cold):
+    run = lambda: (cuda.log.append("run"), cuda.launch(7e-6))
+    assert cold(run) == pytest.approx(7e-6)
+    assert cuda.log == ["synchronize", "record", "flush", "record", "run", "record", "synchronize"]
+
+
+def test_the_cold_clock_flushes_longer_than_the_host_needs(cuda, cold):
+    def run():
+        cold.host[0] += 200e-6  # a slow launcher
+        cuda.launch(7e-6)
+
+    assert cold(run) == pytest.approx(7e-6)
+    assert cold.flushes == 4  # 240 us
+
+
+def test_what_the_host_cannot_enqueue_in_time_has_no_cold_time(cuda, cold):
+    def run():
+        cold.host[0] += 1.0
+
+    with pytest.raises(clock.HostBound, match="takes the host 1000000 us"):
+        cold(run)
+    assert cold.flushes == clock.Cold.MOST

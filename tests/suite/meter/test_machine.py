@@ -8,7 +8,9 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+import torch
 from v3bench.suite.meter import machine
+from v3bench.suite.run_info import check_info
 
 
 @pytest.fixture
@@ -82,3 +84,28 @@ def test_the_device_is_named_by_gpu_or_by_cpu():
     facts = {"device": "cpu", "cpu": {"model": "A", "cores": 2}, "gpus": [{"name": "H"}, {"name": "H"}]}
     assert machine.device_name(facts) == "A, 2 cores"
     assert machine.device_name({**facts, "device": "cuda"}) == "H, H"
+
+
+def test_what_only_torch_tells_stands_beside_what_nvml_tells(monkeypatch):
+    properties = SimpleNamespace(uuid="aa-bb", multi_processor_count=132, L2_cache_size=50 << 20)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    card = {"name": "H", "memory_bytes": 1, "capability": "9.0"}
+    found = {"gpus": [{**card, "uuid": "GPU-aa-bb"}, {**card, "uuid": "GPU-cc-dd"}], "driver": "1"}
+    machine.torch_gpus.cache_clear()
+    try:
+        on_gpu = machine.with_torch(found, "cuda")
+    finally:
+        machine.torch_gpus.cache_clear()
+    assert on_gpu["gpus"] == [{**card, "sms": 132, "l2_bytes": 50 << 20}, {**card, "sms": None, "l2_bytes": None}]
+    assert machine.with_torch(found, "cpu")["gpus"][0] == {**card, "sms": None, "l2_bytes": None}
+    described = {**machine.describe("cpu"), **on_gpu, "schema": 1, "segments": []}
+    assert check_info(described, "here") == described
+    assert not any(word in json.dumps(on_gpu) for word in ("clock", "power", "temperature", "GPU-"))
+
+
+def test_the_cuda_version_is_among_the_packages(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert machine.packages()["cuda"] == "13.0"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "cuda" not in machine.packages()

@@ -53,5 +53,13 @@ def test_times_that_spread_are_remarked_upon():
     assert said.endswith("the quartiles lie apart by s/b 2.0x")
 
 
+def test_a_device_clock_is_held_to_the_limit_of_a_claim():
+    steady, loose = (1.0,) * 5 + (1.02,) * 5, (1.0,) * 5 + (1.04,) * 5
+    assert unsteady([times("a", steady, clock="device-hot")]) == ""
+    assert unsteady([times("a", loose)]) == ""
+    said = unsteady([times("a", loose, clock="device-cold")])
+    assert said == "no ratio is claimed: p10 and p90 lie apart by s/a 3.9%"
+
+
 def test_minutes():
     assert [minutes(s) for s in (0.9, 59.9, 60, 3725)] == ["0:00", "0:59", "1:00", "62:05"]

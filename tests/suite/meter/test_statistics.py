@@ -6,7 +6,7 @@ from math import comb
 from random import Random
 
 import pytest
-from v3bench.suite.meter.statistics import median_interval, paired_ratio, summary
+from v3bench.suite.meter.statistics import Summary, median_interval, paired_ratio, ratio_claim, spread, steady, summary
 
 
 def test_summary_of_known_samples():
@@ -52,3 +52,32 @@ def test_paired_ratio_takes_drift_out():
     assert (row.median, row.low, row.high) == (1.5, 1.5, 1.5)
     with pytest.raises(ValueError, match="do not pair"):
         paired_ratio([1.0], [1.0, 2.0])
+
+
+def test_spread_is_from_p10_to_p90_over_the_median():
+    assert spread([*range(90, 101), *range(101, 111)]) == pytest.approx(16 / 100)  # 92 to 108 of 90 to 110
+    assert spread([2.0]) == 0
+    one_wild = [1.0] * 20 + [50.0]
+    assert spread(one_wild) == 0  # a tenth may be anything
+    with pytest.raises(ValueError, match="no median"):
+        spread([])
+
+
+@pytest.mark.parametrize("width, is_steady", [(0.029, True), (0.031, False)])
+def test_three_percent_is_the_limit(width, is_steady):
+    samples = [1 - width / 2] * 5 + [1.0] * 5 + [1 + width / 2] * 5
+    assert spread(samples) == pytest.approx(width)
+    assert steady(samples) is is_steady
+    assert steady([1.0] * 4) is False
+
+
+def test_a_ratio_is_claimed_of_steady_samples_only():
+    fast, slow = [1.0] * 30, [1.5] * 30
+    claim = ratio_claim(slow, fast)
+    assert isinstance(claim, Summary)
+    assert (claim.median, claim.low, claim.high, claim.count) == (1.5, 1.5, 1.5, 30)
+    wild = [1.0, 1.1] * 15
+    assert ratio_claim(wild, fast) == "base spreads by 9.5%, above 3%"
+    assert ratio_claim(slow, wild) == "new spreads by 9.5%, above 3%"
+    assert ratio_claim(slow, fast[:4]) == "4 samples of new are fewer than 5"
+    assert ratio_claim(slow, fast[:9]) == "30 and 9 samples do not pair"

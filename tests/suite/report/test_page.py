@@ -119,7 +119,7 @@ def test_text_of_a_run_is_never_markup(record, run_of):
     run = run_of(
         hostile, failed, cache, commit=HOSTILE, dirty=True, python=HOSTILE, platform=HOSTILE, driver=HOSTILE,
         packages={HOSTILE: HOSTILE}, cpu={"model": HOSTILE, "cores": 1, "memory_bytes": 1},
-        gpus=[{"name": HOSTILE, "memory_bytes": 1, "capability": HOSTILE}],
+        gpus=[{"name": HOSTILE, "memory_bytes": 1, "capability": HOSTILE, "sms": None, "l2_bytes": None}],
         segments=[{**segment, "areas": [HOSTILE], "device": "cpu", "exit": 0}],
     )  # fmt: skip
     run = replace(run, messages=(HOSTILE,))

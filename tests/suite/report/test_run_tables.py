@@ -35,10 +35,12 @@ def test_reasons_are_given(run):
 
 
 def test_the_machine_and_every_package_are_named(run, run_of):
-    gpu = run_of(gpus=[{"name": "Example GPU", "memory_bytes": 80_000_000_000, "capability": "9.0"}], device="cuda")
+    card = {"name": "Example GPU", "memory_bytes": 80_000_000_000, "capability": "9.0", "sms": 132}
+    gpu = run_of(gpus=[{**card, "l2_bytes": 50_000_000}, {**card, "l2_bytes": None}], device="cuda")
     rows = {row[0]: row[1:] for row in environment_table([run, gpu]).cells}
-    assert rows["Device"] == ["cpu: Example CPU, 2 cores", "cuda: Example GPU"]
-    assert rows["GPU 0"] == ["\u2013", "Example GPU, 80.0 GB, compute capability 9.0"]
+    assert rows["Device"] == ["cpu: Example CPU, 2 cores", "cuda: Example GPU, Example GPU"]
+    assert rows["GPU 0"] == ["\u2013", "Example GPU, 80.0 GB, compute capability 9.0, 132 SMs, 50 MB of L2"]
+    assert rows["GPU 1"] == ["\u2013", "Example GPU, 80.0 GB, compute capability 9.0"]
     assert rows["torch"] == ["2.13.0", "2.13.0"]
     assert rows["Lock, sha256"][0] == "ab" * 32
     assert segments_table([run]).cells[0][:4] == ["1", "v3bench run", "quick", "model, kv_cache"]
