@@ -53,6 +53,10 @@ def tune(
     """Write the tables of these operations (default: all) and return their paths. Raises BadInput."""
     if unknown := [op for op in ops if op not in catalog.MODULES]:
         raise BadInput(f"unknown operation {unknown[0]!r}", where="tune", right=f"one of {', '.join(catalog.MODULES)}")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot be made ({error.strerror})", where=str(folder), right="a folder to write to") from error
     written = []
     for op in ops or catalog.MODULES:
         module = catalog.module(op)
@@ -95,7 +99,7 @@ def chosen(
     """The table's row of one shape."""
     name, basis, best = tables.HOPPER, "modelled", ranked[0]
     if device == "cuda":
-        from v3bench.suite.meter.tuning import fastest
+        from v3bench.suite.trials.tuning import fastest
 
         name, config = fastest(op, shape, [entry.config for entry in ranked[:TIMED]], say)
         basis, best = "measured", next(entry for entry in ranked if entry.config == config)
