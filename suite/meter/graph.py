@@ -28,7 +28,7 @@ MOST_LAUNCHES = 4096  # of one graph, so that a launch of nanoseconds does not t
 
 
 class Uncapturable(Exception):
-    """Why a launch cannot be captured in a CUDA graph: it waits for the device, or allocates outside torch."""
+    """Why a launch cannot be captured in a CUDA graph: it waits for the device, or is on a stream of its own."""
 
 
 def sets_needed(bytes_per_set: int, l2_bytes: int, most: int = 64) -> int:
@@ -155,7 +155,7 @@ def recorded(rotation: Rotation, rounds: int, stream: Any) -> Captured:
     # An output that is freed at once would be the next launch's too, and stay in the L2.
     kept: list[object] = [None] * len(rotation.calls)
     try:
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
+        with empty_raises(), torch.cuda.graph(graph, pool=pool, stream=stream):
             for _ in range(rounds):
                 for i, call in enumerate(rotation.calls):
                     kept[i] = call()
@@ -164,6 +164,14 @@ def recorded(rotation: Rotation, rounds: int, stream: Any) -> Captured:
         abandon(graph, pool, before)
         raise Uncapturable(f"cannot be captured in a CUDA graph: {reason}") from error
     return Captured(graph, rounds * len(kept), kept)
+
+
+@contextmanager
+def empty_raises() -> Iterator[None]:
+    """While active, a graph without a node is an error, where torch only warns: its replay would take no time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*CUDA Graph is empty")
+        yield
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -170,8 +170,9 @@ class Recorder:
             outcome = compete(contenders, effort, session.instruments, cold=cold, energy=energy)
             session.times[case.name], session.telemetry[case.name] = outcome.samples, outcome
             fates = dict(outcome.fates)
-            own = self.settled if self.series in fates else self.pending
-            own += self.of_outcome(outcome, "device-cold" if cold else "device-hot", convention, precision)
+            self.pending += self.of_outcome(outcome, "device-cold" if cold else "device-hot", convention, precision)
+        if self.series in fates:
+            self.settled, self.pending = self.pending, []
         session.fates[case.name] = fates
 
     def of_outcome(self, outcome: Outcome, clock: Clock, convention: str, precision: str) -> list[Measurement]:

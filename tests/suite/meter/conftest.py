@@ -5,6 +5,7 @@ The host enqueues at once; an event's time is when the device reaches it; ``log`
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -69,6 +70,8 @@ class FakeCuda:
                 device.recording = None
                 if device.breaks:
                     raise device.breaks
+                if not made.launches:
+                    warnings.warn("The CUDA Graph is empty. This usually means ...", stacklevel=2)
 
         @contextmanager
         def stream(which):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from statistics import median
+from types import SimpleNamespace
+
 import pytest
+import torch
 from v3bench.suite.meter import competition
 from v3bench.suite.meter.competition import Instruments, compete
 from v3bench.suite.meter.contender import Contender
@@ -209,6 +214,33 @@ def test_a_burst_that_ends_too_soon_gives_no_energy():
     entry = gpu.capture([gpu.call("a", 0.001)])
     measured = (0.01,)  # slower when it was timed than now
     assert competition.energy_per_launch(entry, measured, gpu.instruments(), gpu) is None
+
+
+def test_the_instruments_of_a_gpu_know_its_l2_and_do_without_nvml(monkeypatch):
+    asked = []
+    properties = SimpleNamespace(L2_cache_size=50 << 20, uuid="aa-bb")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    monkeypatch.setattr(competition.Telemetry, "open", lambda uuid: asked.append(uuid))
+    monkeypatch.setattr(competition, "Cold", lambda nbytes: nbytes)
+    tools = Instruments.of_gpu()
+    assert tools.cold() == 150 << 20
+    assert (tools.telemetry, asked) == (None, ["aa-bb"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_longer_kernel_takes_longer_hot_and_cold(monkeypatch):
+    monkeypatch.setattr(competition, "watched", real)
+    tensors = [torch.randn(1 << 24, device="cuda") for _ in range(4)]
+    contenders = {
+        "s/once": Contender([partial(torch.relu, t) for t in tensors]),
+        "s/thrice": Contender([lambda t=t: torch.relu(torch.relu(torch.relu(t))) for t in tensors]),
+        "s/waits": Contender([lambda: float(tensors[0][0])]),
+    }
+    for cold in (False, True):
+        outcome = compete(contenders, Effort(rounds=10, warmup=2, seconds=5.0), Instruments.of_gpu(), cold=cold)
+        assert 2 < median(outcome.samples["s/thrice"]) / median(outcome.samples["s/once"]) < 4
+        assert ("s/waits" in outcome.fates) is not cold
 
 
 def test_a_contender_has_calls_or_one_reason():

@@ -126,6 +126,13 @@ def test_a_capture_that_fails_says_what_failed_first_and_restores_the_stream(cud
     assert cuda.log[-2:] == ["set_stream default", "reset"]
 
 
+def test_a_launch_that_the_graph_does_not_see_is_refused(cuda):
+    """On a stream of its own it would not be replayed, and be timed as nothing."""
+    cuda.mode = "default"
+    with pytest.raises(Uncapturable, match="CUDA Graph is empty"):
+        capture([lambda: None])
+
+
 def test_an_error_of_the_call_itself_passes_through(cuda):
     with pytest.raises(ZeroDivisionError):
         capture([lambda: 1 / 0])

@@ -168,6 +168,13 @@ def test_when_the_first_fails_what_was_timed_beside_it_is_kept(race):
     assert set(shown) == {"kernels.x/rival", "kernels.x/third"}
 
 
+def test_errors_found_by_the_gate_stand_beside_the_times_whatever_becomes_of_the_first(race):
+    note = "record.beside([0.5], series='kernels.x/third', metric='error_of_bar', precision='fp8')"
+    _, _, records = race(ours="Contender([lambda: 1 / 0])", gate=note, telemetry=False)
+    (error,) = [m for m in records if m["metric"] == "error_of_bar"]
+    assert (error["impl"], error["samples"], error["clock"], error["status"]) == ("third", [0.5], "none", "ok")
+
+
 def test_a_red_gate_times_nobody(race, pytester):
     result, shown, records = race(gate="'off by 3'")
     result.assert_outcomes(failed=3)
