@@ -112,5 +112,8 @@ RULES: Mapping[str, Callable[[AnyConfig, Shape], bool]] = {
 
 
 def is_slice(op: str, shape: Shape, config: AnyConfig) -> bool:
-    """Whether the operation at this shape is part of one layer of the config's model."""
-    return op in RULES and RULES[op](config, shape)
+    """Whether the operation at this shape is part of one layer of the config's model; not where a dimension lacks."""
+    try:
+        return op in RULES and RULES[op](config, shape)
+    except KeyError:
+        return False

@@ -39,6 +39,11 @@ class Case:
         """What is measured side by side: "subject/impl" of each."""
         return tuple(f"{subject}/{impl}" for subject in self.subjects for impl in self.impls)
 
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """The whole numbers of its shape, without options such as ``cold``: for a kernel, those of laws/work.py."""
+        return {key: n for key, n in self.shape.items() if type(n) is int}
+
     def elsewhere(self, device: str) -> str:
         """Why the case cannot run on "cpu" or "cuda", or ""."""
         return "" if self.device in ("", device) else NEEDS[self.device]
@@ -57,7 +62,7 @@ def alike(raw: Any, tables: Mapping[str, Any]) -> Any:
         return raw
     other = tables[raw["like"]]
     shared = {f.name for f in fields(Case)} - {"name", "shape", "why"}
-    return {key: other[key] for key in shared & other.keys()} | {key: raw[key] for key in raw if key != "like"}
+    return {key: other[key] for key in other if key in shared} | {key: raw[key] for key in raw if key != "like"}
 
 
 def read(name: str, raw: Any, where: str) -> Case:
@@ -92,4 +97,4 @@ def read(name: str, raw: Any, where: str) -> Case:
         raise BadInput(f"unknown profile {unknown[0]!r}", where=where, right=f"one of {', '.join(PROFILES)}")
     if values.get("device", "cpu") not in NEEDS:
         raise BadInput(f"unknown device {values['device']!r}", where=where, right=f"one of {', '.join(NEEDS)}")
-    return Case(name=name, shape={key: raw[key] for key in raw.keys() - own}, **values)
+    return Case(name=name, shape={key: raw[key] for key in raw if key not in own}, **values)

@@ -85,6 +85,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue
         item.add_marker(pytest.mark.benchmark(timer=session.replay))
         wanted = session.plan.profile in case.profiles and case.area in session.plan.areas
+        if elsewhere := case.elsewhere(session.plan.device):
+            # One record says so for all its series.
+            wanted = wanted and params["series"] == case.series[0]
+            item.add_marker(pytest.mark.skip(reason=elsewhere))
         (keep if wanted and not session.done(case, params["series"], item.nodeid) else drop).append(item)
     if drop:
         config.hook.pytest_deselected(items=drop)

@@ -56,6 +56,7 @@ def test_the_matrices_of_a_layer_are_those_that_are_published():
         ("swiglu_quantize", {"M": 1, "F": 2048}, V3, True),
         ("swiglu_quantize", {"M": 1, "F": 256}, V3, False),
         ("no_such_operation", {}, V3, False),
+        ("fp8_gemm", {"M": 64, "N": 7168}, V3, False),
     ],
 )
 def test_dimensions_decide_and_rows_do_not(op, shape, config, yes):

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite import models
+from v3bench.suite.laws import work
 from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.data import table
+from v3bench.suite.trials import registry
 
 BENCH = Path(__file__).parents[3] / "suite" / "bench"
 GOOD = {
@@ -34,7 +36,8 @@ def test_every_case_feeds_a_benchmark_and_every_benchmark_has_a_case():
 
 def test_every_subject_and_metric_exists():
     for case in cases.load().values():
-        assert set(case.subjects) <= models.presets().keys() | {"checkpoint"}, case.name
+        kernels = {f"kernels.{op}" for op in (*registry.FILES, "ceiling")}
+        assert set(case.subjects) <= models.presets().keys() | {"checkpoint"} | kernels, case.name
         assert case.metric in table("metrics"), case.name
 
 
@@ -83,6 +86,81 @@ def test_a_bad_case_is_named(change, what):
 def test_a_missing_key_is_named(key):
     with pytest.raises(BadInput, match=f"lacks {key}"):
         cases.read("c", {k: v for k, v in GOOD.items() if k != key}, "c")
+
+
+def test_a_case_takes_from_another_all_but_shape_and_why(tmp_path):
+    path = tmp_path / "cases.toml"
+    path.write_text("""
+[a]
+area = "kernels"
+bench = "timed"
+metric = "time"
+basis = "measured"
+version = 2
+subjects = ["s"]
+impls = ["one", "two"]
+device = "cuda"
+profiles = ["full"]
+M = 1
+cold = true
+why = "first"
+
+[b]
+like = "a"
+subjects = ["t"]
+N = 5
+why = "second"
+""")
+    b = cases.load(path)["b"]
+    assert (b.area, b.bench, b.version, b.impls, b.device) == ("kernels", "timed", 2, ("one", "two"), "cuda")
+    assert (b.subjects, b.shape, b.why) == (("t",), {"N": 5}, "second")
+    (tmp_path / "lone.toml").write_text('[b]\nlike = "nobody"\n')
+    with pytest.raises(BadInput, match="b: is like 'nobody', which is no case"):
+        cases.load(tmp_path / "lone.toml")
+
+
+def test_a_case_for_another_device_says_what_it_needs():
+    case = cases.read("c", {**GOOD, "device": "cuda"}, "c")
+    assert case.elsewhere("cpu") == "needs a CUDA device"
+    assert case.elsewhere("cuda") == cases.read("c", GOOD, "c").elsewhere("cpu") == ""
+    with pytest.raises(BadInput, match="unknown device 'tpu'; expected one of cuda, cpu"):
+        cases.read("c", {**GOOD, "device": "tpu"}, "c")
+
+
+def kernels(bench):
+    """The kernels' cases of one benchmark, with operation."""
+    own = [case for case in cases.load().values() if (case.area, case.bench) == ("kernels", bench)]
+    return [(case.subjects[0].removeprefix("kernels."), case) for case in own]
+
+
+def test_at_most_120_cases_are_timed_each_at_a_shape_of_its_operation():
+    timed = kernels("timed")
+    assert len(timed) + len(kernels("ceilings")) <= 120
+    for op, case in timed:
+        assert work.of(op, case.dimensions).nbytes > 0, case.name
+        assert (case.device, case.profiles, case.impls[0]) == ("cuda", ("full",), "triton")
+        assert len(case.subjects) == 1
+    shapes = [(op, *sorted(case.shape.items())) for op, case in timed]
+    assert len(set(shapes)) == len(shapes)
+    assert {op for op, _ in timed} == registry.FILES.keys()
+
+
+def test_every_operation_is_checked_on_many_shapes_and_interpreted():
+    for bench in ("checked", "interpreted"):
+        assert sorted(op for op, _ in kernels(bench)) == sorted(registry.FILES)
+    for op, case in kernels("checked"):
+        assert len(case.shape["shapes"]) >= 5
+        assert all(work.of(op, shape).nbytes > 0 for shape in case.shape["shapes"]), case.name
+
+
+@pytest.mark.parametrize("op", registry.FILES)
+def test_every_implementation_of_a_timed_case_is_in_the_trial(op):
+    trial = registry.load(op)
+    assert trial.op == op
+    assert trial.small, "the interpreter needs small shapes"
+    for bench in ("timed", "checked", "interpreted"):
+        for _, case in (pair for pair in kernels(bench) if pair[0] == op):
+            assert set(case.impls) <= {"triton", *trial.rivals}, case.name
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path):

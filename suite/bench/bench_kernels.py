@@ -1,0 +1,59 @@
+"""Kernels beside their rivals: checked on every shape, then timed; without a GPU interpreted on small shapes."""
+
+from contextlib import contextmanager
+
+import pytest
+from v3bench.suite.meter.ceilings import ceilings
+from v3bench.suite.trials import race, registry
+from v3bench.suite.trials.contest import Wrong
+from v3bench.suite.trials.interpret import interpreter
+from v3bench.suite.trials.trial import Missing
+
+
+@contextmanager
+def judged():
+    """A wrong result fails the benchmark with its reason; what cannot run here skips it."""
+    try:
+        yield
+    except Wrong as wrong:
+        pytest.fail(str(wrong), pytrace=False)
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+def test_ceilings(record, case, series, device):
+    """What torch reaches on this GPU: copy, read, matrix products."""
+    ceilings(record, case, device)
+
+
+def test_interpreted(record, case, series):
+    """A kernel on the small odd shapes of its trial, in a child process with Triton's interpreter."""
+    op, impl = race.operation(series)
+    with judged():
+        worst, shapes = interpreter()(op, impl)
+    record([worst], convention=f"interpreted, {shapes} small shapes", precision=registry.load(op).precision)
+
+
+def test_checked(record, case, series, device):
+    """A kernel on the GPU on every shape it has in the model, against float64 on the same operands."""
+    op, impl = race.operation(series)
+    shapes = case.shape["shapes"]
+    with judged():
+        worst, checked = race.checked(op, impl, shapes, device)
+    record([worst], convention=f"worst of {checked} of {len(shapes)} shapes", precision=registry.load(op).precision)
+
+
+def test_timed(record, case, series, device):
+    """A kernel and its rivals at one shape, each checked first; in turns, over rotating buffers."""
+    op, _ = race.operation(series)
+    precision = registry.load(op).precision
+
+    def build():
+        field = race.Field(case, device)
+        with judged():
+            record.gate(field.enter)
+        for name, error in field.errors.items():
+            record.beside([error], series=name, metric="error_of_bar", precision=precision)
+        return field.contenders
+
+    record.timed_kernels(build, precision=precision)
