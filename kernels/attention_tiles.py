@@ -1,7 +1,9 @@
 """How the attention kernels read their tiles, for every head width: by the bulk copy engine or by pointers.
 
     tile       a tile of rows of one head, inside a kernel
+    store      a tile of results into a contiguous tensor, inside a kernel
     bounds     the keys that a block of queries sees, inside a kernel
+    place      which block of which head a program has, inside a kernel
     Widths     how a head's width is cut into powers of two: 192 is 128 + 64, 24 is 32 with a mask
     source     a tensor as ``tile`` reads it
 
@@ -14,10 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
+from v3bench.kernels.casts import narrow
 
 ALIGNMENT = 16  # bytes that the bulk copy engine asks of addresses and strides
 SMALLEST = 16  # the least depth of a matrix product
@@ -34,11 +38,23 @@ def tile(  # type: ignore[no-untyped-def]
     if BULK:
         return source.load([batch, first, head, column]).reshape(ROWS, COLUMNS)
     else:
-        row = first + tl.arange(0, ROWS)
-        at = column + tl.arange(0, COLUMNS)
-        start = batch.to(tl.int64) * by_batch + head.to(tl.int64) * by_head
-        inside = (row < rows)[:, None] & (at < width)[None, :]
-        return tl.load(source + start + row.to(tl.int64)[:, None] * by_row + at[None, :], mask=inside, other=0.0)
+        return resident(source, batch, first, head, column, by_batch, by_row, by_head, rows, width, ROWS, COLUMNS)
+
+
+@triton.jit
+def resident(  # type: ignore[no-untyped-def]
+    pointer, batch, first, head, column, by_batch, by_row, by_head, rows, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The same by masked loads: for what a program reads once and multiplies often.
+
+    As the left side of a product it stays in shared memory, where a reshaped bulk copy would move to registers.
+    """
+    row = first + tl.arange(0, ROWS)
+    at = column + tl.arange(0, COLUMNS)
+    start = batch.to(tl.int64) * by_batch + head.to(tl.int64) * by_head
+    inside = (row < rows)[:, None] & (at < width)[None, :]
+    return tl.load(pointer + start + row.to(tl.int64)[:, None] * by_row + at[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
@@ -59,6 +75,33 @@ def bounds(  # type: ignore[no-untyped-def]
     return low, tl.maximum(tl.maximum(full, 0) // BLOCK_N * BLOCK_N, low), high
 
 
+@triton.jit
+def place(S, H, BLOCK_M: tl.constexpr, HEADS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(block of queries, head, batch) of this program: HEADS side by side; the last blocks, the longest, first."""
+    blocks = tl.cdiv(S, BLOCK_M)
+    batch = tl.program_id(1)
+    first = tl.program_id(0) // (blocks * HEADS) * HEADS
+    beside = tl.minimum(H - first, HEADS)
+    within = tl.program_id(0) - first * blocks
+    return blocks - 1 - within // beside, first + within % beside, batch
+
+
+@triton.jit
+def store(  # type: ignore[no-untyped-def]
+    out, x, batch, first, head, column, rows, heads, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BULK: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """x (ROWS, COLUMNS) float32 into a contiguous (batch, rows, heads, width), rounded to its type."""
+    x = narrow(x, TYPE)
+    if BULK:
+        out.store([batch, first, head, column], x.reshape(1, ROWS, 1, COLUMNS))
+    else:
+        row, at = first + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
+        start = (batch.to(tl.int64) * rows * heads + head) * width
+        inside = (row < rows)[:, None] & (at < width)[None, :]
+        tl.store(out + start + row.to(tl.int64)[:, None] * (heads * width) + at[None, :], x, mask=inside)
+
+
 @dataclass(frozen=True)
 class Widths:
     """A query's and key's width d as head + tail, a value's width v, each padded to a power of two (tail: or 0)."""
@@ -72,6 +115,11 @@ class Widths:
         """Padding by a mask costs up to twice the products, so a wide head is cut: 192 as 128 + 64, not 256."""
         tail = padded(d - WIDEST) if d > WIDEST else 0
         return cls(WIDEST if tail else padded(d), tail, padded(v))
+
+    @property
+    def last(self) -> int:
+        """The width of the piece that is read last."""
+        return self.tail or self.head
 
     @property
     def constexprs(self) -> dict[str, int]:
@@ -98,6 +146,11 @@ def bulk(*tensors: Tensor) -> bool:
 def source(x: Tensor, rows: int, columns: int, described: bool) -> Any:
     """x (batch, rows, heads, width) as ``tile`` reads it in pieces of (rows, columns)."""
     return TensorDescriptor.from_tensor(x, [1, rows, 1, columns]) if described else x
+
+
+def element(x: Tensor) -> Any:
+    """A tensor's type, as the kernels name it."""
+    return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[x.dtype]
 
 
 def strides(name: str, x: Tensor) -> dict[str, int]:

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 from v3bench.kernels import checks, tables
 from v3bench.kernels.attention import visible
-from v3bench.kernels.attention_tiles import MOST, Widths, bounds, bulk, source, strides, tile
+from v3bench.kernels.attention_tiles import MOST, Widths, bounds, bulk, element, place, source, store, strides, tile
 from v3bench.kernels.casts import narrow, operand
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 
@@ -62,10 +62,10 @@ def reference(
 
 @triton.jit
 def kernel(  # type: ignore[no-untyped-def]
-    q_head, q_tail, k_head, k_tail, v, out_ptr, lse_ptr, lengths_ptr, S, L, H, groups, d, width, window, factor,
+    q_head, q_tail, k_head, k_tail, v, out, lse_ptr, lengths_ptr, S, L, H, groups, d, width, window, factor,
     q_by_batch, q_by_row, q_by_head, k_by_batch, k_by_row, k_by_head, v_by_batch, v_by_row, v_by_head,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr,
-    VALUE: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BULK: tl.constexpr, SPECIALIZE: tl.constexpr,
+    VALUE: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BULK: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M queries of one head. ``factor`` is the scale times log2(e)."""
     block, head, batch = place(S, H, BLOCK_M, HEADS)
@@ -88,7 +88,7 @@ def kernel(  # type: ignore[no-untyped-def]
     acc = tl.zeros((BLOCK_M, VALUE), tl.float32)
     for MASKED in tl.static_range(1 if WINDOW else 0, 2):  # first the tiles that all queries see whole, then the edge
         start, stop = (full, high) if MASKED else (low, full)
-        for key in tl.range(start, stop, BLOCK_N, warp_specialize=SPECIALIZE):
+        for key in tl.range(start, stop, BLOCK_N):
             keys = tile(k_head, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD, BULK)
             scores = tl.dot(q, operand(keys).T, input_precision="ieee")
             if TAIL:
@@ -113,26 +113,11 @@ def kernel(  # type: ignore[no-untyped-def]
                 values = tl.where((at < end)[:, None], values, tl.zeros_like(values))
             acc = tl.dot(operand(narrow(weights, values.dtype)), operand(values), acc, input_precision="ieee")
 
-    row, column = first + tl.arange(0, BLOCK_M), tl.arange(0, VALUE)
+    row = first + tl.arange(0, BLOCK_M)
     sound = tl.where(total == 0.0, 1.0, total)
     lse = tl.where(total == 0.0, float("-inf"), (most * factor + tl.math.log2(sound)) * 0.6931471805599453)
     tl.store(lse_ptr + (batch.to(tl.int64) * H + head) * S + row, lse, mask=row < S)
-    acc = acc / sound[:, None]
-    at = out_ptr + (batch.to(tl.int64) * S * H + head) * width
-    at += row.to(tl.int64)[:, None] * (H * width) + column[None, :]
-    inside = (row < S)[:, None] & (column < width)[None, :]
-    tl.store(at, narrow(acc, out_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def place(S, H, BLOCK_M: tl.constexpr, HEADS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """(block of queries, head, batch) of this program: HEADS heads side by side, the last blocks, the longest, first."""
-    blocks = tl.cdiv(S, BLOCK_M)
-    batch = tl.program_id(1)
-    first = tl.program_id(0) // (blocks * HEADS) * HEADS
-    beside = tl.minimum(H - first, HEADS)
-    within = tl.program_id(0) - first * blocks
-    return blocks - 1 - within // beside, first + within % beside, batch
+    store(out, acc / sound[:, None], batch, first, head, 0, S, H, width, BLOCK_M, VALUE, BULK, TYPE)
 
 
 def launches(
@@ -150,16 +135,17 @@ def launches(
 ) -> tuple[Launch, ...]:
     """As ``reference``'s arguments and results; out and lse contiguous."""
     (B, S, H, d), (_, L, J, width), (blocks, options) = q.shape, v.shape, split(config)
-    widths, described = Widths.of(d, width), bulk(q, k, v)
+    widths, described = Widths.of(d, width), bulk(q, k, v, out)
     M, N = blocks["BLOCK_M"], blocks["BLOCK_N"]
     args = {
-        "q_head": source(q, M, widths.head, described), "q_tail": source(q, M, widths.tail or widths.head, described),
-        "k_head": source(k, N, widths.head, described), "k_tail": source(k, N, widths.tail or widths.head, described),
-        "v": source(v, N, widths.value, described), "out_ptr": out, "lse_ptr": lse, "lengths_ptr": lengths,
-        "S": S, "L": L, "H": H, "groups": H // J, "d": d, "width": width, "window": window or 0,
-        "factor": scale * LOG2E, **strides("q_by", q), **strides("k_by", k), **strides("v_by", v),
-        "CAUSAL": causal, "WINDOW": window is not None, "BULK": described, **widths.constexprs,
-        "HEADS": 1, "SPECIALIZE": False, **blocks,
+        "q_head": source(q, M, widths.head, described), "q_tail": source(q, M, widths.last, described),
+        "k_head": source(k, N, widths.head, described), "k_tail": source(k, N, widths.last, described),
+        "v": source(v, N, widths.value, described), "out": source(out, M, widths.value, described),
+        "lse_ptr": lse, "lengths_ptr": lengths, "S": S, "L": L, "H": H, "groups": H // J, "d": d, "width": width,
+        "window": window or 0, "factor": scale * LOG2E,
+        **strides("q_by", q), **strides("k_by", k), **strides("v_by", v),
+        "CAUSAL": causal, "WINDOW": window is not None, "BULK": described, "TYPE": element(q), **widths.constexprs,
+        "HEADS": 1, **blocks,
     }  # fmt: skip
     return (Launch(kernel, (cdiv(S, M) * H, B), args, options),)
 

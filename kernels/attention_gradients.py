@@ -1,0 +1,184 @@
+"""Kernels of the gradients of softmax attention, launched by mla_prefill_backward.py.
+
+    kernel_rows       of each query: the sum over out * d_out, and the softmax's logarithm in powers of two
+    kernel_keys       dk, dv: one program per tile of keys, over the queries of the group's heads that see it
+    kernel_queries    dq: one program per block of queries, over the keys it sees
+
+No atomics: an accumulator never leaves its program, so that every repeat gives the same bits. The weights are computed
+anew from the scores and lse, in both kernels. Letters as in mla_prefill.py.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from v3bench.kernels.attention_tiles import bounds, place, resident, store, tile
+from v3bench.kernels.casts import narrow, operand
+
+
+@triton.jit
+def kernel_rows(  # type: ignore[no-untyped-def]
+    out_ptr, d_out_ptr, lse_ptr, delta_ptr, base_ptr, S, H, width, d_out_by_batch, d_out_by_row, d_out_by_head,
+    BLOCK: tl.constexpr, VALUE: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK queries of one head. base is +inf, which makes all weights 0, where a query sees no key."""
+    first, head, batch = tl.program_id(0) * BLOCK, tl.program_id(1), tl.program_id(2)
+    out = tile(out_ptr, batch, first, head, 0, S * H * width, H * width, width, S, width, BLOCK, VALUE, False)
+    d_out = tile(
+        d_out_ptr, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width, BLOCK, VALUE, False
+    )
+    row = first + tl.arange(0, BLOCK)
+    at = (batch.to(tl.int64) * H + head) * S + row
+    lse = tl.load(lse_ptr + at, mask=row < S, other=0.0)
+    delta = tl.sum(out.to(tl.float32) * d_out.to(tl.float32), 1)
+    tl.store(delta_ptr + at, delta, mask=row < S)
+    tl.store(base_ptr + at, tl.where(lse == float("-inf"), float("inf"), lse * 1.4426950408889634), mask=row < S)
+
+
+@triton.jit
+def kernel_keys(  # type: ignore[no-untyped-def]
+    q_head, q_tail, k_ptr, v_ptr, d_out, dk_head, dk_tail, dv_out, base_ptr, delta_ptr, lengths_ptr,
+    S, L, H, groups, d, width, window, scale, factor, q_by_batch, q_by_row, q_by_head, k_by_batch, k_by_row, k_by_head,
+    v_by_batch, v_by_row, v_by_head, d_out_by_batch, d_out_by_row, d_out_by_head,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, VALUE: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BULK: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_N keys of one key-value head. Scores are (keys, queries), as both products want."""
+    key, group, batch = tl.program_id(0) * BLOCK_N, tl.program_id(1), tl.program_id(2)
+    end, shift = L, L - S
+    if lengths_ptr is not None:
+        length = tl.load(lengths_ptr + batch).to(tl.int32)
+        end, shift = tl.minimum(length, L), length - S
+    low, full, high = 0, 0, S  # queries that see the tile; from ``full`` on they see it whole
+    if CAUSAL:
+        low = tl.maximum(key - shift, 0) // BLOCK_M * BLOCK_M
+        full = tl.cdiv(tl.maximum(key + BLOCK_N - 1 - shift, 0), BLOCK_M) * BLOCK_M
+    if WINDOW:
+        high = tl.minimum(S, key + BLOCK_N - 1 + window - shift)
+        full = high
+    full = tl.minimum(tl.maximum(full, low), high)
+    if key >= end:
+        full, high = low, low
+
+    at = key + tl.arange(0, BLOCK_N)
+    k = operand(resident(k_ptr, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD))
+    values = operand(resident(v_ptr, batch, key, group, 0, v_by_batch, v_by_row, v_by_head, L, width, BLOCK_N, VALUE))
+    dk = tl.zeros((BLOCK_N, HEAD), tl.float32)
+    dv = tl.zeros((BLOCK_N, VALUE), tl.float32)
+    if TAIL:
+        tail = operand(resident(k_ptr, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL))
+        dk_last = tl.zeros((BLOCK_N, TAIL), tl.float32)
+    for member in range(groups):
+        head = group * groups + member
+        rows = (batch.to(tl.int64) * H + head) * S
+        for MASKED in tl.static_range(2):
+            if MASKED:
+                start, stop = low, full
+            else:
+                start, stop = full, high
+            for first in tl.range(start, stop, BLOCK_M):
+                row = first + tl.arange(0, BLOCK_M)
+                q = tile(q_head, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, BULK)
+                scores = tl.dot(k, operand(q).T, input_precision="ieee")
+                if TAIL:
+                    rest = tile(
+                        q_tail, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL, BULK
+                    )
+                    scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
+                base = tl.load(base_ptr + rows + row, mask=row < S, other=float("inf"))
+                weights = tl.math.exp2(scores * factor - base[None, :])
+                if MASKED:
+                    position = shift + row
+                    seen = at[:, None] >= 0
+                    if CAUSAL:
+                        seen = at[:, None] <= position[None, :]
+                    if WINDOW:
+                        seen = seen & (at[:, None] > position[None, :] - window)
+                    weights = tl.where(seen, weights, 0.0)
+                weights = narrow(weights, TYPE)  # in half the registers
+                do = tile(
+                    d_out, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width,
+                    BLOCK_M, VALUE, BULK,
+                )  # fmt: skip
+                dv = tl.dot(operand(weights), operand(do), dv, input_precision="ieee")
+                slope = tl.dot(values, operand(do).T, input_precision="ieee")
+                delta = tl.load(delta_ptr + rows + row, mask=row < S, other=0.0)
+                slope = weights.to(tl.float32) * (slope - delta[None, :])
+                slope = operand(narrow(slope, q.dtype))
+                dk = tl.dot(slope, operand(q), dk, input_precision="ieee")
+                if TAIL:
+                    dk_last = tl.dot(slope, operand(rest), dk_last, input_precision="ieee")
+
+    heads = H // groups
+    valid = (at < end)[:, None]  # a key beyond its row's length has no gradient, whatever it holds
+    dv, dk = tl.where(valid, dv, 0.0), tl.where(valid, dk, 0.0) * scale
+    store(dv_out, dv, batch, key, group, 0, L, heads, width, BLOCK_N, VALUE, BULK, TYPE)
+    store(dk_head, dk, batch, key, group, 0, L, heads, d, BLOCK_N, HEAD, BULK, TYPE)
+    if TAIL:
+        dk_last = tl.where(valid, dk_last, 0.0) * scale
+        store(dk_tail, dk_last, batch, key, group, HEAD, L, heads, d, BLOCK_N, TAIL, BULK, TYPE)
+
+
+@triton.jit
+def kernel_queries(  # type: ignore[no-untyped-def]
+    q_ptr, k_head, k_tail, v, d_out_ptr, dq_head, dq_tail, base_ptr, delta_ptr, lengths_ptr,
+    S, L, H, groups, d, width, window, scale, factor, q_by_batch, q_by_row, q_by_head, k_by_batch, k_by_row, k_by_head,
+    v_by_batch, v_by_row, v_by_head, d_out_by_batch, d_out_by_row, d_out_by_head,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, VALUE: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BULK: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_M queries of one head, over the same tiles as the forward kernel."""
+    block, head, batch = place(S, H, BLOCK_M, 1)
+    group, first = head // groups, block * BLOCK_M
+    end, shift = L, L - S
+    if lengths_ptr is not None:
+        length = tl.load(lengths_ptr + batch).to(tl.int32)
+        end, shift = tl.minimum(length, L), length - S
+    low, full, high = bounds(first, shift, end, window, BLOCK_M, BLOCK_N, CAUSAL, WINDOW)
+    row = first + tl.arange(0, BLOCK_M)
+    position = shift + row
+    last = tl.minimum(position, end - 1) if CAUSAL else tl.zeros_like(position) + end - 1
+    rows = (batch.to(tl.int64) * H + head) * S
+    base = tl.load(base_ptr + rows + row, mask=row < S, other=float("inf"))
+    delta = tl.load(delta_ptr + rows + row, mask=row < S, other=0.0)
+    q = operand(resident(q_ptr, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD))
+    do = resident(
+        d_out_ptr, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width, BLOCK_M, VALUE
+    )
+    do = operand(do)
+    dq = tl.zeros((BLOCK_M, HEAD), tl.float32)
+    if TAIL:
+        tail = operand(resident(q_ptr, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL))
+        dq_last = tl.zeros((BLOCK_M, TAIL), tl.float32)
+    for MASKED in tl.static_range(1 if WINDOW else 0, 2):
+        if MASKED:
+            start, stop = full, high
+        else:
+            start, stop = low, full
+        for key in tl.range(start, stop, BLOCK_N):
+            at = key + tl.arange(0, BLOCK_N)
+            keys = tile(k_head, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD, BULK)
+            if MASKED and lengths_ptr is not None:  # beyond a row's length may lie anything, and 0 times NaN is NaN
+                keys = tl.where((at < end)[:, None], keys, tl.zeros_like(keys))
+            scores = tl.dot(q, operand(keys).T, input_precision="ieee")
+            if TAIL:
+                rest = tile(k_tail, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, BULK)
+                if MASKED and lengths_ptr is not None:
+                    rest = tl.where((at < end)[:, None], rest, tl.zeros_like(rest))
+                scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
+            weights = tl.math.exp2(scores * factor - base[:, None])
+            values = tile(v, batch, key, group, 0, v_by_batch, v_by_row, v_by_head, L, width, BLOCK_N, VALUE, BULK)
+            slope = tl.dot(do, operand(values).T, input_precision="ieee")
+            slope = weights * (slope - delta[:, None])
+            if MASKED:
+                seen = at[None, :] <= last[:, None]
+                if WINDOW:
+                    seen = seen & (at[None, :] > position[:, None] - window)
+                slope = tl.where(seen, slope, 0.0)
+            slope = operand(narrow(slope, keys.dtype))
+            dq = tl.dot(slope, operand(keys), dq, input_precision="ieee")
+            if TAIL:
+                dq_last = tl.dot(slope, operand(rest), dq_last, input_precision="ieee")
+    store(dq_head, dq * scale, batch, first, head, 0, S, H, d, BLOCK_M, HEAD, BULK, TYPE)
+    if TAIL:
+        store(dq_tail, dq_last * scale, batch, first, head, HEAD, S, H, d, BLOCK_M, TAIL, BULK, TYPE)

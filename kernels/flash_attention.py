@@ -1,0 +1,135 @@
+"""Softmax attention with gradients on the kernels of mla_prefill.py: MHA, GQA, MQA, MLA in its expanded form.
+
+    attention    as attention.py's: heads of any width up to 256, in bfloat16, float16 or float32
+
+float32 is multiplied exactly, without tensor cores: for tests and small models. Keys of 192 with values of 128 are
+launched by their tables, forward and backward; what is launched for other widths stands here.
+
+B batch  S queries  L keys (S <= L)  H heads  J key-value heads (J divides H)  d query and key width  v value width
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from v3bench.kernels import mla_prefill, mla_prefill_backward, tables
+from v3bench.kernels.attention_tiles import padded
+from v3bench.kernels.launch import Config
+from v3bench.kernels.mla_prefill import KEY, VALUE
+from v3bench.kernels.operation import operation
+
+FEW = 64  # queries that one block holds: padded no further than to their number
+
+# By the wider of key and value. None of these spills on sm_90 but where it says so.
+FORWARD: dict[int, Config] = {
+    # Two CTAs of an SM: one's products run beside the other's exponentials.
+    64: {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 4, "num_stages": 2},
+    # One CTA of 228 registers: the larger tile halves what L2 must deliver.
+    128: {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2},
+    # 64 x 64 is what 255 registers hold beside an accumulator of 256 columns.
+    256: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
+}
+BACKWARD: dict[int, Config] = {
+    # Three or four accumulators a thread fit twice on an SM.
+    64: {
+        "KEYS_M": 64, "KEYS_N": 64, "KEYS_warps": 4, "KEYS_stages": 2,
+        "QUERIES_M": 64, "QUERIES_N": 64, "QUERIES_warps": 4, "QUERIES_stages": 2,
+    },
+    # dk and dv take 128 registers a thread: 64 queries at a time would spill.
+    128: {
+        "KEYS_M": 32, "KEYS_N": 64, "KEYS_warps": 4, "KEYS_stages": 2,
+        "QUERIES_M": 64, "QUERIES_N": 64, "QUERIES_warps": 4, "QUERIES_stages": 2,
+    },
+    # dk and dv of 512 columns are spread over 8 warps, and spill 80 bytes all the same.
+    256: {
+        "KEYS_M": 32, "KEYS_N": 64, "KEYS_warps": 8, "KEYS_stages": 2,
+        "QUERIES_M": 64, "QUERIES_N": 32, "QUERIES_warps": 8, "QUERIES_stages": 2,
+    },
+}  # fmt: skip
+# Exact products keep whole rows of their operands in registers: small tiles, which spill for wide heads.
+FORWARD_EXACT: Config = {"BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1}
+BACKWARD_EXACT: Config = {
+    "KEYS_M": 16, "KEYS_N": 16, "KEYS_warps": 4, "KEYS_stages": 1,
+    "QUERIES_M": 16, "QUERIES_N": 16, "QUERIES_warps": 4, "QUERIES_stages": 1,
+}  # fmt: skip
+
+
+@operation
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    causal: bool = True,
+    window: int | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """q (B, S, H, d), k (B, L, J, d), v (B, L, J, v) -> (B, S, H, v), as attention.reference. Raises ValueError.
+
+    Where a query sees no key it is 0.
+    """
+    q, k, v = (x if x.ndim != 4 or x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    mla_prefill.check("attention", q, k, v, scale, causal=causal, window=window, lengths=lengths)
+    if window is not None and window >= k.shape[1]:
+        window = None
+    out: Tensor = Attention.apply(q, k, v, scale, causal, window, lengths)
+    return out
+
+
+class Attention(torch.autograd.Function):
+    """Checked arguments -> out; keeps out and lse for the gradients of q, k and v."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        causal: bool,
+        window: int | None,
+        lengths: Tensor | None,
+    ) -> Tensor:
+        given = {"scale": scale, "causal": causal, "window": window}
+        out, lse = mla_prefill.forward(q, k, v, **given, lengths=lengths, config=forward_config(q, v))
+        ctx.save_for_backward(q, k, v, out, lse, lengths)
+        ctx.given = given
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse, lengths = ctx.saved_tensors
+        config = backward_config(q, v)
+        grads = mla_prefill_backward.backward(q, k, v, out, lse, d_out, **ctx.given, lengths=lengths, config=config)
+        return *grads, None, None, None, None
+
+
+def forward_config(q: Tensor, v: Tensor) -> Config:
+    """What the forward kernel is launched with."""
+    (B, S, H, d), width = q.shape, v.shape[-1]
+    if q.dtype == torch.float32:
+        return FORWARD_EXACT
+    if S <= FEW:
+        return FORWARD[256] | {"BLOCK_M": padded(S)}
+    if (d, width) == (KEY, VALUE):
+        return tables.choose("mla_prefill", q.device, B=B, H=H, S=S)
+    return fitting(FORWARD, max(d, width))
+
+
+def backward_config(q: Tensor, v: Tensor) -> Config:
+    """What the backward kernels are launched with."""
+    (B, S, H, d), width = q.shape, v.shape[-1]
+    if q.dtype == torch.float32:
+        return BACKWARD_EXACT
+    if (d, width) == (KEY, VALUE) and S > FEW:
+        return tables.choose("mla_prefill_backward", q.device, B=B, H=H, S=S)
+    return fitting(BACKWARD, max(d, width))
+
+
+def fitting(configs: dict[int, Config], width: int) -> Config:
+    """The configuration of the least width that holds this one."""
+    return configs[min(most for most in configs if most >= width)]
