@@ -4,6 +4,7 @@
     store      a tile of results into a contiguous tensor, inside a kernel
     bounds     the keys that a block of queries sees, inside a kernel
     place      which block of which head a program has, inside a kernel
+    Mask       which keys each query sees
     Widths     how a head's width is cut into powers of two: 192 is 128 + 64, 24 is 32 with a mask
     source     a tensor as ``tile`` reads it
 
@@ -100,6 +101,23 @@ def store(  # type: ignore[no-untyped-def]
         start = (batch.to(tl.int64) * rows * heads + head) * width
         inside = (row < rows)[:, None] & (at < width)[None, :]
         tl.store(out + start + row.to(tl.int64)[:, None] * (heads * width) + at[None, :], x, mask=inside)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which keys each query sees, as ``visible`` in attention.py; lengths int32 or int64 (batch)."""
+
+    causal: bool = True
+    window: int | None = None
+    lengths: Tensor | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As the kernels name them."""
+        windowed = self.window is not None
+        return {
+            "lengths_ptr": self.lengths, "window": self.window or 0, "CAUSAL": self.causal, "WINDOW": windowed
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ B batch  S queries  L keys (S <= L)  H heads  J key-value heads (J divides H)  d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from v3bench.kernels import mla_prefill, mla_prefill_backward, tables
-from v3bench.kernels.attention_tiles import padded
+from v3bench.kernels.attention_tiles import Mask, padded
 from v3bench.kernels.launch import Config
 from v3bench.kernels.mla_prefill import KEY, VALUE
 from v3bench.kernels.operation import operation
@@ -72,10 +74,9 @@ def attention(
     Where a query sees no key it is 0.
     """
     q, k, v = (x if x.ndim != 4 or x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    mla_prefill.check("attention", q, k, v, scale, causal=causal, window=window, lengths=lengths)
-    if window is not None and window >= k.shape[1]:
-        window = None
-    out: Tensor = Attention.apply(q, k, v, scale, causal, window, lengths)
+    mask = Mask(causal, None if window is not None and window >= k.shape[1] else window, lengths)
+    mla_prefill.check("attention", q, k, v, scale, mask)
+    out: Tensor = Attention.apply(q, k, v, scale, mask)
     return out
 
 
@@ -83,29 +84,18 @@ class Attention(torch.autograd.Function):
     """Checked arguments -> out; keeps out and lse for the gradients of q, k and v."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        causal: bool,
-        window: int | None,
-        lengths: Tensor | None,
-    ) -> Tensor:
-        given = {"scale": scale, "causal": causal, "window": window}
-        out, lse = mla_prefill.forward(q, k, v, **given, lengths=lengths, config=forward_config(q, v))
-        ctx.save_for_backward(q, k, v, out, lse, lengths)
-        ctx.given = given
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Mask) -> Tensor:
+        out, lse = mla_prefill.forward(q, k, v, scale=scale, mask=mask, config=forward_config(q, v))
+        ctx.save_for_backward(q, k, v, out, lse, mask.lengths)  # torch then sees whether one is changed meanwhile
+        ctx.scale, ctx.mask = scale, replace(mask, lengths=None)
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse, lengths = ctx.saved_tensors
-        config = backward_config(q, v)
-        grads = mla_prefill_backward.backward(q, k, v, out, lse, d_out, **ctx.given, lengths=lengths, config=config)
-        return *grads, None, None, None, None
+        given = {"scale": ctx.scale, "mask": replace(ctx.mask, lengths=lengths), "config": backward_config(q, v)}
+        return *mla_prefill_backward.backward(q, k, v, out, lse, d_out, **given), None, None
 
 
 def forward_config(q: Tensor, v: Tensor) -> Config:
@@ -114,7 +104,7 @@ def forward_config(q: Tensor, v: Tensor) -> Config:
     if q.dtype == torch.float32:
         return FORWARD_EXACT
     if S <= FEW:
-        return FORWARD[256] | {"BLOCK_M": padded(S)}
+        return {**FORWARD[256], "BLOCK_M": padded(S)}
     if (d, width) == (KEY, VALUE):
         return tables.choose("mla_prefill", q.device, B=B, H=H, S=S)
     return fitting(FORWARD, max(d, width))

@@ -26,7 +26,19 @@ import triton.language as tl
 from torch import Tensor
 from v3bench.kernels import checks, tables
 from v3bench.kernels.attention import visible
-from v3bench.kernels.attention_tiles import MOST, Widths, bounds, bulk, element, place, source, store, strides, tile
+from v3bench.kernels.attention_tiles import (
+    MOST,
+    Mask,
+    Widths,
+    bounds,
+    bulk,
+    element,
+    place,
+    source,
+    store,
+    strides,
+    tile,
+)
 from v3bench.kernels.casts import narrow, operand
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 
@@ -128,9 +140,7 @@ def launches(
     lse: Tensor,
     *,
     scale: float,
-    causal: bool,
-    window: int | None,
-    lengths: Tensor | None,
+    mask: Mask,
     config: Config,
 ) -> tuple[Launch, ...]:
     """As ``reference``'s arguments and results; out and lse contiguous."""
@@ -141,10 +151,10 @@ def launches(
         "q_head": source(q, M, widths.head, described), "q_tail": source(q, M, widths.last, described),
         "k_head": source(k, N, widths.head, described), "k_tail": source(k, N, widths.last, described),
         "v": source(v, N, widths.value, described), "out": source(out, M, widths.value, described),
-        "lse_ptr": lse, "lengths_ptr": lengths, "S": S, "L": L, "H": H, "groups": H // J, "d": d, "width": width,
-        "window": window or 0, "factor": scale * LOG2E,
+        "lse_ptr": lse, "S": S, "L": L, "H": H, "groups": H // J, "d": d, "width": width,
+        "factor": scale * LOG2E,
         **strides("q_by", q), **strides("k_by", k), **strides("v_by", v),
-        "CAUSAL": causal, "WINDOW": window is not None, "BULK": described, "TYPE": element(q), **widths.constexprs,
+        **mask.arguments, "BULK": described, "TYPE": element(q), **widths.constexprs,
         "HEADS": 1, **blocks,
     }  # fmt: skip
     return (Launch(kernel, (cdiv(S, M) * H, B), args, options),)
@@ -156,9 +166,7 @@ def forward(
     v: Tensor,
     *,
     scale: float,
-    causal: bool,
-    window: int | None,
-    lengths: Tensor | None,
+    mask: Mask,
     config: Config,
 ) -> tuple[Tensor, Tensor]:
     """Checked arguments -> out, lse, as ``reference``."""
@@ -166,8 +174,7 @@ def forward(
     out = torch.empty(B, S, H, width, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, H, S, dtype=torch.float32, device=q.device)
     if not q.is_meta:
-        given = {"scale": scale, "causal": causal, "window": window, "lengths": lengths, "config": config}
-        run(launches(q, k, v, out, lse, **given))
+        run(launches(q, k, v, out, lse, scale=scale, mask=mask, config=config))
     return out, lse
 
 
@@ -175,24 +182,22 @@ def mla_prefill(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, config: Config | None = None
 ) -> tuple[Tensor, Tensor]:
     """q, k (B, S, H, 192), v (B, S, H, 128) -> out (B, S, H, 128), lse (B, H, S) float32. Raises ValueError."""
-    check("mla_prefill", q, k, v, scale, causal=True, window=None, lengths=None)
+    check("mla_prefill", q, k, v, scale, Mask())
     B, S, H, _ = q.shape
     for name, x, shape in (("q", q, (B, S, H, KEY)), ("k", k, (B, S, H, KEY)), ("v", v, (B, S, H, VALUE))):
         checks.tensor("mla_prefill", name, x, DTYPES, shape, aligned=False)
     config = config or tables.choose("mla_prefill", q.device, B=B, H=H, S=S)
-    return forward(q, k, v, scale=scale, causal=True, window=None, lengths=None, config=config)
+    return forward(q, k, v, scale=scale, mask=Mask(), config=config)
 
 
-def check(
-    op: str, q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool, window: int | None, lengths: Tensor | None
-) -> None:
+def check(op: str, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Mask) -> None:
     """What every attention here asks of its arguments. Raises ValueError."""
     checks.tensor(op, "q", q, DTYPES, (None,) * 4, aligned=False)
     B, S, H, d = q.shape
     checks.tensor(op, "k", k, q.dtype, (B, None, None, d), aligned=False)
     L, J = k.shape[1:3]
     checks.tensor(op, "v", v, q.dtype, (B, L, J, None), aligned=False)
-    checks.device(op, NEEDS, q, k, v, *([] if lengths is None else [lengths]))
+    checks.device(op, NEEDS, q, k, v, *([] if mask.lengths is None else [mask.lengths]))
     if q.numel() and not v.numel():
         raise ValueError(f"{op}: v has shape {tuple(v.shape)}; a query needs at least one key")
     if J and H % J:
@@ -203,12 +208,12 @@ def check(
         raise ValueError(f"{op}: q has {B} rows, expected at most 65535")
     if not 0 < scale < math.inf:
         raise ValueError(f"{op}: scale is {scale}, expected a positive number")
-    if (causal or window is not None) and S > L:
+    if (mask.causal or mask.window is not None) and S > L:
         raise ValueError(f"{op}: q has {S} positions and k {L}; the queries must be the last of the keys")
-    if window is not None and window < 1:
-        raise ValueError(f"{op}: window is {window}, expected at least 1 token")
-    if lengths is not None:
-        checks.tensor(op, "lengths", lengths, (torch.int32, torch.int64), (B,), contiguous=True, aligned=False)
+    if mask.window is not None and mask.window < 1:
+        raise ValueError(f"{op}: window is {mask.window}, expected at least 1 token")
+    if mask.lengths is not None:
+        checks.tensor(op, "lengths", mask.lengths, (torch.int32, torch.int64), (B,), contiguous=True, aligned=False)
 
 
 def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...]:
@@ -217,8 +222,7 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
     q, k = (torch.empty(B, S, H, KEY, dtype=torch.bfloat16, device="meta") for _ in range(2))
     v, out = (torch.empty(B, S, H, VALUE, dtype=torch.bfloat16, device="meta") for _ in range(2))
     lse = torch.empty(B, H, S, dtype=torch.float32, device="meta")
-    given = {"scale": KEY**-0.5, "causal": True, "window": None, "lengths": None}
-    return launches(q, k, v, out, lse, **given, config=config)
+    return launches(q, k, v, out, lse, scale=KEY**-0.5, mask=Mask(), config=config)
 
 
 CANDIDATES = {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from v3bench.kernels import checks, mla_prefill, tables
 from v3bench.kernels.attention_gradients import kernel_keys, kernel_queries, kernel_rows
-from v3bench.kernels.attention_tiles import Widths, bulk, element, source, strides
+from v3bench.kernels.attention_tiles import Mask, Widths, bulk, element, source, strides
 from v3bench.kernels.launch import Config, Launch, cdiv, run
 from v3bench.kernels.mla_prefill import KEY, LOG2E, VALUE
 
@@ -49,9 +49,7 @@ def launches(
     rows: tuple[Tensor, Tensor],
     *,
     scale: float,
-    causal: bool,
-    window: int | None,
-    lengths: Tensor | None,
+    mask: Mask,
     config: Config,
 ) -> tuple[Launch, ...]:
     """As the forward's arguments and results; ``rows`` are two float32 (B, H, S) to work in: delta and base.
@@ -81,10 +79,10 @@ def launches(
         "BLOCK_M": M, "BLOCK_N": N,
     }  # fmt: skip
     shared = {
-        "base_ptr": base, "delta_ptr": delta, "lengths_ptr": lengths, "S": S, "L": L, "H": H, "groups": H // J, "d": d,
-        "width": width, "window": window or 0, "scale": scale, "factor": scale * LOG2E,
+        "base_ptr": base, "delta_ptr": delta, "S": S, "L": L, "H": H, "groups": H // J, "d": d,
+        "width": width, "scale": scale, "factor": scale * LOG2E,
         **strides("q_by", q), **strides("k_by", k), **strides("v_by", v), **strides("d_out_by", d_out),
-        "CAUSAL": causal, "WINDOW": window is not None, "BULK": described, "TYPE": element(q), **widths.constexprs,
+        **mask.arguments, "BULK": described, "TYPE": element(q), **widths.constexprs,
     }  # fmt: skip
     return (
         Launch(kernel_rows, (cdiv(S, ROWS), H, B), by_rows, {"num_warps": 4}),
@@ -107,9 +105,7 @@ def backward(
     d_out: Tensor,
     *,
     scale: float,
-    causal: bool,
-    window: int | None,
-    lengths: Tensor | None,
+    mask: Mask,
     config: Config,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Checked arguments -> dq, dk, dv, contiguous."""
@@ -117,8 +113,7 @@ def backward(
     if not q.is_meta:
         d_out = d_out if bulk(d_out) else d_out.contiguous()  # a gradient of a sum repeats one element
         rows = (torch.empty_like(lse), torch.empty_like(lse))
-        given = {"scale": scale, "causal": causal, "window": window, "lengths": lengths, "config": config}
-        run(launches(q, k, v, out, lse, d_out, dq, dk, dv, rows, **given))
+        run(launches(q, k, v, out, lse, d_out, dq, dk, dv, rows, scale=scale, mask=mask, config=config))
     return dq, dk, dv
 
 
@@ -138,7 +133,7 @@ def mla_prefill_backward(
     Raises ValueError.
     """
     op = "mla_prefill_backward"
-    mla_prefill.check(op, q, k, v, scale, causal=True, window=None, lengths=None)
+    mla_prefill.check(op, q, k, v, scale, Mask())
     B, S, H, _ = q.shape
     key, value = (B, S, H, KEY), (B, S, H, VALUE)
     for name, x, shape in (("q", q, key), ("k", k, key), ("v", v, value), ("d_out", d_out, value)):
@@ -147,7 +142,7 @@ def mla_prefill_backward(
     checks.tensor(op, "lse", lse, torch.float32, (B, H, S), contiguous=True, aligned=False)
     checks.device(op, mla_prefill.NEEDS, q, out, lse, d_out)
     config = config or tables.choose(op, q.device, B=B, H=H, S=S)
-    return backward(q, k, v, out, lse, d_out, scale=scale, causal=True, window=None, lengths=None, config=config)
+    return backward(q, k, v, out, lse, d_out, scale=scale, mask=Mask(), config=config)
 
 
 def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...]:
@@ -156,13 +151,13 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
     q, k, dq, dk = (torch.empty(B, S, H, KEY, dtype=torch.bfloat16, device="meta") for _ in range(4))
     v, out, d_out, dv = (torch.empty(B, S, H, VALUE, dtype=torch.bfloat16, device="meta") for _ in range(4))
     lse, delta, base = (torch.empty(B, H, S, dtype=torch.float32, device="meta") for _ in range(3))
-    given = {"scale": KEY**-0.5, "causal": True, "window": None, "lengths": None}
-    return launches(q, k, v, out, lse, d_out, dq, dk, dv, (delta, base), **given, config=config)
+    rows = (delta, base)
+    return launches(q, k, v, out, lse, d_out, dq, dk, dv, rows, scale=KEY**-0.5, mask=Mask(), config=config)
 
 
-# (queries, keys, warps, stages) of a tile. dk and dv alone take 160 registers a thread, so their tiles have 32 queries;
-# 64 x 128 of 8 warps would spill, and 64 x 64 of 8 would compute every score twice.
-KEYS = ((32, 64, 4, 2), (32, 128, 8, 3))
+# (queries, keys, warps, stages) of a tile. dk and dv alone take 160 registers a thread, so their tiles have 32 queries,
+# two CTAs an SM; 64 x 64 and 128 keys of 8 warps would spill, and 64 x 64 of 8 warps would compute every score twice.
+KEYS = ((32, 64, 4, 2),)
 QUERIES = ((128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 3))
 CANDIDATES = {
     "mla_prefill_backward": [

@@ -129,7 +129,7 @@ def flex(inputs: Inputs) -> Callable[[], Tensor]:
 
     q, k, v = on_cuda(inputs)
     S = q.shape[2]
-    mask = create_block_mask(lambda b, h, s, l: s >= l, None, None, S, S, device=q.device)  # type: ignore[arg-type]
+    mask = create_block_mask(lambda b, h, s, l: s >= l, None, None, S, S, device=q.device)
     function = torch.compile(flex_attention, dynamic=False)
     return lambda: function(q, k, v, block_mask=mask, scale=inputs["scale"]).transpose(1, 2)
 
@@ -185,13 +185,13 @@ def compiled_gradients(inputs: Inputs) -> Callable[[], tuple[Tensor, Tensor, Ten
 
 def cudnn_gradients(inputs: Inputs) -> Callable[[], tuple[Tensor, ...]]:
     """cuDNN's backward through torch's autograd, of a forward made beforehand."""
-    leaves = [x.detach().requires_grad_() for x in on_cuda(inputs)]
+    q, k, v = (x.detach().requires_grad_() for x in on_cuda(inputs))
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        out = F.scaled_dot_product_attention(*leaves, is_causal=True, scale=inputs["scale"])
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=inputs["scale"])
     d_out = inputs["d_out"].transpose(1, 2)
 
     def run() -> tuple[Tensor, ...]:
-        return tuple(g.transpose(1, 2) for g in torch.autograd.grad(out, leaves, d_out, retain_graph=True))
+        return tuple(g.transpose(1, 2) for g in torch.autograd.grad(out, (q, k, v), d_out, retain_graph=True))
 
     return run
 

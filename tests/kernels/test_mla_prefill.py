@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from v3bench.kernels import attention, flash_attention, mla_prefill, mla_prefill_backward
-from v3bench.kernels.attention_tiles import Widths
+from v3bench.kernels.attention_tiles import Mask, Widths
 from v3bench.suite.trials.check import check, poisoned, same_bits, seeded
 from v3bench.suite.trials.mla_prefill import SMALL_CONFIG, SMALL_GRADIENTS, TRIALS
 
@@ -46,6 +46,12 @@ def made(case: dict[str, Any], dtype: torch.dtype = torch.float32, B: int = 2) -
     lengths = case.get("lengths")
     given = {"causal": case.get("causal", True), "window": case.get("window"), "scale": 1.7 * d**-0.5}
     return tensors, given | {"lengths": None if lengths is None else torch.tensor(lengths)}
+
+
+def masked(given: dict[str, Any]) -> dict[str, Any]:
+    """The same as the launchers take it."""
+    mask = Mask(given["causal"], given["window"], given["lengths"])
+    return {"scale": given["scale"], "mask": mask}
 
 
 def exact(tensors: list[Tensor], given: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -100,7 +106,7 @@ def test_narrow_types_are_summed_wide(dtype: torch.dtype, scale: float) -> None:
 
 def test_lse_is_the_logarithm_of_the_sum() -> None:
     (q, k, v, _), given = made(CASES["several queries, rows of different lengths"])
-    _, lse = mla_prefill.forward(q, k, v, **given, config=SMALL_CONFIG)
+    _, lse = mla_prefill.forward(q, k, v, **masked(given), config=SMALL_CONFIG)
     _, want = mla_prefill.reference(q.double(), k.double(), v.double(), **given)
     assert (lse - want).abs().max() < EXACT
 
@@ -109,7 +115,7 @@ def test_lse_is_the_logarithm_of_the_sum() -> None:
 def test_every_block_of_every_head_has_one_program(heads: int) -> None:
     (q, k, v, _), given = made({"S": 50, "L": 50, "H": 3, "J": 3, "d": 16, "v": 16}, B=1)
     with poisoned():
-        out, lse = mla_prefill.forward(q, k, v, **given, config={"BLOCK_M": 16, "BLOCK_N": 32, "HEADS": heads})
+        out, lse = mla_prefill.forward(q, k, v, **masked(given), config={"BLOCK_M": 16, "BLOCK_N": 32, "HEADS": heads})
     want, want_lse = mla_prefill.reference(q.double(), k.double(), v.double(), **given)
     assert off(out, want) < EXACT
     assert off(lse, want_lse) < EXACT
@@ -120,9 +126,9 @@ def test_unequal_blocks_mask_the_same_pairs(m: int, n: int) -> None:
     tensors, given = made({"S": 40, "L": 70, "H": 2, "J": 1, "d": 16, "v": 16, "lengths": [70, 45]})
     q, k, v, d_out = tensors
     want, wanted = exact(tensors, given)
-    out, lse = mla_prefill.forward(q, k, v, **given, config={"BLOCK_M": m, "BLOCK_N": n})
+    out, lse = mla_prefill.forward(q, k, v, **masked(given), config={"BLOCK_M": m, "BLOCK_N": n})
     config = SMALL_GRADIENTS | {"KEYS_M": m, "KEYS_N": n, "QUERIES_M": m, "QUERIES_N": n}
-    grads = mla_prefill_backward.backward(q, k, v, out, lse, d_out, **given, config=config)
+    grads = mla_prefill_backward.backward(q, k, v, out, lse, d_out, **masked(given), config=config)
     assert off(out, want) < EXACT
     assert max(off(a, b) for a, b in zip(grads, wanted, strict=True)) < EXACT
 
@@ -147,7 +153,7 @@ def test_repeats_give_the_same_bits() -> None:
 def test_a_query_that_sees_no_key_is_zero_and_has_no_gradient(dtype: torch.dtype) -> None:
     tensors, given = made({"S": 4, "L": 20, "H": 2, "J": 1, "d": 16, "v": 16, "lengths": [2, 0]}, dtype)
     out, grads = ours(tensors, given)
-    _, lse = mla_prefill.forward(*tensors[:3], **given, config=SMALL_CONFIG)
+    _, lse = mla_prefill.forward(*tensors[:3], **masked(given), config=SMALL_CONFIG)
     blind = torch.tensor([[True, True, False, False], [True] * 4])
     assert torch.equal((lse == -math.inf), blind[:, None].expand_as(lse))
     assert not out[blind].any()
@@ -175,7 +181,7 @@ def test_nan_stays_with_those_that_see_it() -> None:
     (q, k, v, _), given = made({"S": 40, "L": 40, "H": 2, "J": 2, "d": 16, "v": 16})
     q[0, 5, 0] = float("nan")  # a query: its own row
     k[1, 21, 1] = float("inf")  # a key: the queries from it on
-    out, lse = mla_prefill.forward(q, k, v, **given, config=SMALL_CONFIG)
+    out, lse = mla_prefill.forward(q, k, v, **masked(given), config=SMALL_CONFIG)
     spoiled = torch.zeros(2, 40, 2, dtype=torch.bool)
     spoiled[0, 5, 0] = spoiled[1, 21:, 1] = True
     assert torch.equal(out.isnan().any(-1), spoiled)
@@ -186,7 +192,7 @@ def test_nan_stays_with_those_that_see_it() -> None:
 def test_nan_in_a_value_stays_in_its_head_and_before_its_tile_unseen() -> None:
     (q, k, v, _), given = made({"S": 40, "L": 40, "H": 2, "J": 2, "d": 16, "v": 16})
     v[0, 35, 1] = float("nan")
-    out, _ = mla_prefill.forward(q, k, v, **given, config=SMALL_CONFIG)
+    out, _ = mla_prefill.forward(q, k, v, **masked(given), config=SMALL_CONFIG)
     assert out[0, 35:, 1].isnan().all()
     assert out[0, :32].isfinite().all()
     assert out[0, :, 0].isfinite().all()
