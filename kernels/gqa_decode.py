@@ -18,11 +18,13 @@ d, v widths of key and value
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from v3bench.kernels import checks, combine, tables
+from v3bench.kernels import checks, combine, fragments, tables
 from v3bench.kernels.casts import INTERPRETED, from_e4m3, magnitude, narrow, operand
 from v3bench.kernels.combine import LN2, LOG2E
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
@@ -34,6 +36,8 @@ WIDE = (torch.bfloat16, torch.float16, torch.float32)
 ROWS = (16, 64)  # queries times heads in one program: the least a tensor core takes, the most that registers hold
 SMALLEST, WIDEST = 16, 256  # head width: depth of the least product, and what shared memory holds
 MOST_PARTS = 512
+MOST_SHARED = 160 * 1024  # bytes of keys and values on their way; query and weights need up to 40 KiB besides
+FLOAT_TOKENS = 16  # of a tile of float32
 
 
 @triton.jit
@@ -47,9 +51,9 @@ def half(codes):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def power(x):  # type: ignore[no-untyped-def]
-    """The exponent of float32's leading bit, in -64 .. 126, and 2 to minus that: both exact."""
+    """The exponent of float32's leading bit, in -64 .. 126 (0 of NaN and infinity), and 2 to minus that: both exact."""
     exponent = ((x.to(tl.int32, bitcast=True) >> 23) & 0xFF) - 127
-    exponent = tl.minimum(tl.maximum(exponent, -64), 126)
+    exponent = tl.where(exponent == 128, 0, tl.minimum(tl.maximum(exponent, -64), 126))
     return exponent.to(tl.float32), ((127 - exponent) << 23).to(tl.float32, bitcast=True)
 
 
@@ -85,10 +89,14 @@ def kernel(  # type: ignore[no-untyped-def]
 
     row = block * ROWS + tl.arange(0, ROWS)
     s, h = row // G, j * G + row % G
-    d, v_at = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
-    slot = tl.arange(0, BLOCK_N)
-    q_at = b * q_row + s[None, :] * q_token + h[None, :] * q_head + d[:, None]
-    q = tl.load(q_ptr + q_at, mask=(s < S)[None, :] & (d < D)[:, None], other=0.0)  # (D, ROWS)
+    d, v_at, slot = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V), tl.arange(0, BLOCK_N)
+    q_d, out_at = d, v_at
+    if FP8 and BLOCK_D % 64 == 0:
+        q_d = fragments.key_channel(d)
+    if FP8 and BLOCK_V % 64 == 0:
+        out_at = fragments.value_channel(v_at, BLOCK_V)
+    q_at = b * q_row + s.to(tl.int64)[None, :] * q_token + h[None, :] * q_head + q_d[:, None]
+    q = tl.load(q_ptr + q_at, mask=(s < S)[None, :] & (q_d < D)[:, None], other=0.0)  # (D, ROWS)
     scales = tl.zeros([ROWS], tl.float32) + scale * LOG2E
     if FP8:
         _, shrink = power(magnitude(q.to(tl.float32), 0))
@@ -112,11 +120,11 @@ def kernel(  # type: ignore[no-untyped-def]
     for n in tl.range(first, last):
         token = n * BLOCK_N + slot
         inside = (token < length) & (token >= begin)
-        sound = scales
+        hole = 0.0
         if PAGED:
             there = (page >= 0) & (page < pages)
             inside = inside & there
-            sound = tl.where(there, scales, float("nan"))
+            hole = tl.where(there, 0.0, float("nan"))
         at, skip = page.to(tl.int64), 0
         if PAGED and BLOCK_N < PAGE:
             skip = n * BLOCK_N % PAGE
@@ -124,14 +132,14 @@ def kernel(  # type: ignore[no-untyped-def]
         k = tl.load(k_ptr + (at * k_page + skip * k_slot) + k_tile, mask=k_mask, other=0.0)
         v = tl.load(v_ptr + (at * v_page + skip * v_slot) + v_tile, mask=v_mask, other=0.0)
         if FP8:
-            k = half(k)
-            v = half(v)
+            if BLOCK_D % 64 == 0:
+                k = fragments.keys(k, BLOCK_N, BLOCK_D)
             k_scale = tl.load(k_scales_ptr + at * ks_page + (slot + skip) * ks_slot, mask=inside, other=0.0)
             v_scale = tl.load(v_scales_ptr + at * vs_page + (slot + skip) * vs_slot, mask=inside, other=0.0)
             exponent, inverse = power(v_scale)
-            x = tl.dot(k, q) * k_scale[:, None] * sound[None, :] + exponent[:, None]
+            x = tl.dot(half(k), q) * k_scale[:, None] * scales[None, :] + (exponent + hole)[:, None]
         else:
-            x = tl.dot(operand(k), operand(q), input_precision="ieee") * sound[None, :]
+            x = tl.dot(operand(k), operand(q), input_precision="ieee") * scales[None, :] + hole
         seen = token[:, None] < end[None, :]
         if WINDOW:
             seen = seen & (token[:, None] >= (end - window)[None, :])
@@ -143,10 +151,12 @@ def kernel(  # type: ignore[no-untyped-def]
         if FP8:
             total = total * fade[None, :] + p * inverse[:, None]
             p = (p * (v_scale * inverse * 16384.0)[:, None]).to(tl.float16)
+            v = half(fragments.values(v, BLOCK_N, BLOCK_V) if BLOCK_V % 64 == 0 else tl.trans(v))
         else:
             total = total * fade[None, :] + p
-            p = narrow(p, v_ptr.dtype.element_ty)
-        acc = tl.dot(tl.trans(operand(v)), operand(p), acc * fade[None, :], input_precision="ieee")
+            p = operand(narrow(p, v_ptr.dtype.element_ty))
+            v = tl.trans(operand(v))
+        acc = tl.dot(v, p, acc * fade[None, :], input_precision="ieee")
         top = most
         page += 1
         if PAGED:
@@ -160,8 +170,8 @@ def kernel(  # type: ignore[no-untyped-def]
     acc = tl.where(bad, float("nan"), acc)
     lse = tl.where(bad, float("nan"), (top + tl.log2(sum_)) * LN2)
     r = ((part * B + b) * S + s) * H + h
-    tl.store(out_ptr + r[None, :] * V + v_at[:, None], narrow(acc, out_ptr.dtype.element_ty),
-             mask=(s < S)[None, :] & (v_at < V)[:, None])  # fmt: skip
+    there = (s < S)[None, :] & (out_at < V)[:, None]
+    tl.store(out_ptr + r[None, :] * V + out_at[:, None], narrow(acc, out_ptr.dtype.element_ty), mask=there)
     tl.store(lse_ptr + r, lse, mask=s < S)
 
 
@@ -182,13 +192,15 @@ def launches(
 ) -> tuple[Launch, ...]:
     """As the launchers' arguments and results; without a block table k and v are (B, L, J, width)."""
     (blocks, options), (B, S, H, D), V, J = split(config), q.shape, v.shape[3], k.shape[2]
-    programs, BLOCK_N = blocks.pop("PROGRAMS"), blocks["BLOCK_N"]
     G, paged = H // J, block_table is not None
     L = block_table.shape[1] * PAGE if block_table is not None else k.shape[1]
     rows = min(max(ROWS[0], triton.next_power_of_2(S * G)), ROWS[1])
+    fit(blocks, options, rows, k.itemsize, D + V)
+    programs, BLOCK_N = blocks.pop("PROGRAMS"), blocks["BLOCK_N"]
     groups = B * J * cdiv(S * G, rows)
     tiles = cdiv(L if window is None else min(L, window + S), BLOCK_N)
-    parts = max(1, min(programs // groups, tiles, MOST_PARTS))
+    parts = max(1, min(programs // max(groups, 1), tiles, MOST_PARTS))
+    parts = cdiv(tiles, cdiv(tiles, parts)) if tiles else 1  # as many tiles in each, where the rows are full
     whole = (out, lse)
     if parts > 1:
         out = torch.empty(parts, B, S, H, V, dtype=torch.float32, device=q.device)
@@ -215,6 +227,20 @@ def launches(
         return (main,)
     joined = out.view(parts, -1, V), lse.view(parts, -1), whole[0].view(-1, V), whole[1].view(-1)
     return main, *combine.launches(*joined)
+
+
+def fit(blocks: dict[str, Any], options: dict[str, Any], rows: int, itemsize: int, width: int) -> None:
+    """Change a configuration, chosen for 16 rows of bfloat16 heads of 128, where others ask for more of an SM."""
+    if rows > 2 * ROWS[0]:  # twice the threads have twice the registers
+        options["num_warps"] = 2 * options["num_warps"]
+        options.pop("maxnreg", None)
+    if itemsize == 4:  # float32 is multiplied without tensor cores, from registers
+        blocks["BLOCK_N"] = min(blocks["BLOCK_N"], FLOAT_TOKENS)
+    while blocks["BLOCK_N"] * width * itemsize * options["num_stages"] > MOST_SHARED:
+        if options["num_stages"] > 2:
+            options["num_stages"] -= 1
+        else:
+            blocks["BLOCK_N"] //= 2
 
 
 def gqa_decode(
@@ -261,7 +287,7 @@ def check(op: str, q: Tensor, k: Tensor, v: Tensor, stored: torch.dtype, window:
         if not 1 <= width <= WIDEST:
             raise ValueError(f"{op}: {name} has heads of width {width}, expected 1 to {WIDEST}")
     for name, x in ((k_name, k), (v_name, v)):
-        if max(x.stride(1), x.stride(2)) * 2 * PAGE > checks.MOST:
+        if x.stride(1) * 2 * PAGE > checks.MOST:
             raise ValueError(f"{op}: {name} has strides {x.stride()}; {2 * PAGE} tokens must lie within 2^31 elements")
     if window is not None and window < 1:
         raise ValueError(f"{op}: window is {window}, expected at least 1 or None")

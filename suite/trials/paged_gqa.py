@@ -186,9 +186,9 @@ def flash_attention_3_fp8(inputs: Inputs) -> Callable[[], Tensor]:
 
 
 SMALL = (
-    {"B": 2, "H": 6, "J": 2, "L": 70, "d": 16},
+    {"B": 2, "H": 6, "J": 2, "L": 70, "d": 128},
     {"B": 1, "H": 4, "J": 4, "L": 65, "S": 3, "d": 24},
-    {"B": 1, "H": 8, "J": 1, "L": 130, "S": 2, "d": 32},
+    {"B": 1, "H": 8, "J": 1, "L": 130, "S": 2, "d": 64},
 )
 SMALL_CONFIG = {"BLOCK_N": 64, "PROGRAMS": 4, "num_warps": 4, "num_stages": 2}
 CONTIGUOUS = "over a contiguous copy of keys and values (B, J, L, d), made beforehand"
