@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,46 @@ def needs_checkpoint(case: Case, memory: int, device: str, packages: Mapping[str
     return "runs only with --checkpoint DIR" if case.subjects == ("checkpoint",) else ""
 
 
+def needs_device(case: Case, memory: int, device: str, packages: Mapping[str, bool]) -> str:
+    """Kernels are timed on a GPU and interpreted on a CPU."""
+    return case.elsewhere(device)
+
+
+def needs_triton(case: Case, memory: int, device: str, packages: Mapping[str, bool]) -> str:
+    """Without Triton there are no kernels."""
+    kernel = case.area == "kernels" and case.bench != "ceilings"
+    return "" if not kernel or packages["triton"] else "triton is not installed"
+
+
 NEEDS: tuple[Callable[[Case, int, str, Mapping[str, bool]], str], ...] = (
     needs_memory,
     needs_transformers,
     needs_checkpoint,
+    needs_device,
+    needs_triton,
 )
+
+
+def skipped(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each area and reason, naming its cases; of many, the first and how many more."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        if not case["runs"]:
+            groups.setdefault((case["area"], case["why"]), []).append(case["case"])
+    more = {key: f" and {len(names) - 3} more" if len(names) > 3 else "" for key, names in groups.items()}
+    return [
+        f"    skipped: {area} {', '.join(names[:3])}{more[area, why]}: {why}" for (area, why), names in groups.items()
+    ]
+
+
+def kernels(found: Mapping[str, Any]) -> str:
+    """What becomes of the kernels here, in a line."""
+    own = [case for case in found["cases"] if case["area"] == "kernels"]
+    here, all_ = sum(case["runs"] for case in own), len(own)
+    if found["device"] == "cuda":
+        return f"kernels: {here} of {all_} cases run on this GPU: v3bench run --only kernels --profile full"
+    gpu = f"{all_ - here} time or check on a GPU, which needs a CUDA device and --profile full"
+    return f"kernels: {here} of {all_} cases run here, under Triton's interpreter on small shapes; {gpu}"
 
 
 def text(found: Mapping[str, Any]) -> list[str]:
@@ -166,6 +201,7 @@ def text(found: Mapping[str, Any]) -> list[str]:
     for profile in PROFILES:
         own = [case for case in found["cases"] if profile in case["profiles"]]
         lines += ["", f"{profile}: {sum(case['runs'] for case in own)} of {len(own)} cases run here"]
-        lines += [f"    skipped: {case['area']} {case['case']}: {case['why']}" for case in own if not case["runs"]]
-    lines += ["", f"no benchmark yet: {', '.join(found['areas_without_benchmark']) or 'none'}"]
+        lines += skipped(own)
+    lines += ["", kernels(found)]
+    lines += [f"no benchmark yet: {', '.join(found['areas_without_benchmark']) or 'none'}"]
     return lines

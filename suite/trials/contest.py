@@ -27,6 +27,14 @@ class Wrong(Exception):
     """Why an implementation's result does not count."""
 
 
+class Lost(Exception):
+    """An implementation that broke the GPU's context, and what it raised: nothing more runs in this process."""
+
+    def __init__(self, impl: str, said: str) -> None:
+        super().__init__(f"{impl} broke the GPU's context: {said}")
+        self.impl, self.said = impl, said
+
+
 def built(trial: Trial, impl: str, inputs: Inputs, *, small: bool = False) -> Callable[[], Any]:
     """The call on these inputs. small: with blocks for small shapes. Raises Missing, or whatever a rival raises."""
     if impl == OURS:
@@ -44,17 +52,22 @@ def examine(
 
     want: the oracle's result. like: a result of ours, whose dtypes and shapes one's own has to have. Ours and one's own
     run twice on poisoned outputs and must give the same bits; rivals and one's own run as they will be timed, and one's
-    own must leave its inputs as they are. Raises Wrong, Missing, torch.OutOfMemoryError.
+    own must leave its inputs as they are. Raises Wrong, Missing, Lost, torch.OutOfMemoryError.
     """
+    with blamed(impl):
+        return examined(trial, impl, inputs, want, like, small)
+
+
+def examined(trial: Trial, impl: str, inputs: Inputs, want: Any, like: Any, small: bool) -> tuple[float | None, Any]:
+    """As ``examine``; what an implementation raises passes through."""
     mine, theirs = impl == OURS, own.is_own(impl)
     error = trial.error if mine or theirs else trial.rivals[impl].error
-    with blamed():
-        call = built(trial, impl, inputs, small=small)
-        before = sums(inputs) if theirs else {}
-        results = [] if mine else [call()]
-        if mine or theirs:
-            with poisoned():
-                results += [call(), call()]
+    call = built(trial, impl, inputs, small=small)
+    before = sums(inputs) if theirs else {}
+    results = [] if mine else [call()]
+    if mine or theirs:
+        with poisoned():
+            results += [call(), call()]
     if changed := [name for name, total in before.items() if sums(inputs)[name] != total]:
         raise Wrong(f"changes its input {changed[0]}")
     if theirs and like is not None and (odd := differing(results[0], like)):
@@ -63,8 +76,8 @@ def examine(
         return None, results[0]
     if (mine or theirs) and not same_bits(*results[-2:]):
         raise Wrong("two runs on the same inputs differ")
-    with blamed():
-        worst = max(float(error(got, want, inputs)) for got in (results[:1] if mine else results[:2]))
+    # One's own as it will be timed, and on poisoned outputs; ours is the same launch in both.
+    worst = max(float(error(got, want, inputs)) for got in (results[:1] if mine else results[:2]))
     if not worst <= 1:
         wide = f"is {worst:.3g} times what is allowed" if worst < float("inf") else "is beyond any bound"
         raise Wrong(f"its error {wide}")
@@ -72,8 +85,11 @@ def examine(
 
 
 @contextmanager
-def blamed() -> Iterator[None]:
-    """What an implementation raises becomes Wrong, in one line; what it lacks, and lack of memory, stay as they are."""
+def blamed(impl: str) -> Iterator[None]:
+    """What an implementation raises becomes Wrong, in one line; what it lacks, and lack of memory, stay as they are.
+
+    Raises Lost where it has taken the GPU with it.
+    """
     try:
         yield
     except (Missing, Wrong, torch.OutOfMemoryError):
@@ -81,8 +97,21 @@ def blamed() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BadInput) and error.where.startswith(own.FLAG):
             raise
-        said = " ".join(str(error).split())
-        raise Wrong(f"raised {type(error).__name__}: {said}"[:250]) from error
+        said = f"raised {type(error).__name__}: {' '.join(str(error).split())}"[:250]
+        if lost():
+            raise Lost(impl, said) from error
+        raise Wrong(said) from error
+
+
+def lost() -> bool:
+    """Whether this process can do nothing more on the GPU, as after an access to memory that is not its own."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def differing(got: Any, like: Any, name: str = "") -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from v3bench.kernels import checks
 from v3bench.suite.laws import work
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter import graph, machine
@@ -27,7 +28,9 @@ def operation(series: str) -> tuple[str, str]:
 
 
 def inputs_of(trial: Trial, shape: Shape, device: str, sets: int) -> list[Inputs]:
-    """So many sets of inputs. Raises Missing where they, and the oracle of one, do not fit the device."""
+    """So many sets of inputs. Raises Missing where the GPU is too old, or they and the oracle of one do not fit it."""
+    if lacking := checks.missing(checks.HOPPER, torch.device(device)):
+        raise Missing(lacking)
     nbytes = work.of(trial.op, shape).nbytes
     if why := machine.shortage(nbytes * (sets + ORACLE), free_memory(device), device):
         raise Missing(why)

@@ -74,6 +74,11 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (("run", "--only", ""), "--only"),
         (("run", "--out", ""), "--out"),
         (("run", "--checkpoint", "no-such-folder"), "no-such-folder"),
+        (("run", "--impl", "gem=a:b"), "--impl: unknown operation 'gem'"),
+        (("run", "--impl", "gemm=no_such_module:f"), "no_such_module cannot be imported"),
+        (("run", "--impl", "gemm=math:nothing"), "has no 'nothing'"),
+        (("run", "--impl", "gemm=math:pi"), "--impl math:pi: is float, not callable"),
+        (("run", "--only", "tpot", "--impl", "gemm=math:cos"), "--impl: kernels are not among the areas to run"),
         (("claims", "no-such-run"), "no-such-run"),
         (("report", "no-such-run"), "no-such-run"),
     ],
@@ -102,6 +107,12 @@ def test_answers_without_importing_what_is_heavy(args: tuple[str, ...], heavy: s
     )
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "[]"
+
+
+def test_how_to_call_a_kernel_of_ones_own_is_listed() -> None:
+    done = run("run", "--impl", "help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  paged_mla (short: mla_decode)" in done.stdout
 
 
 def test_a_folder_here_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

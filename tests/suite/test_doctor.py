@@ -84,3 +84,23 @@ def test_a_missing_torch_is_said(monkeypatch):
     state = doctor.torch_state()
     assert state["version"] is None
     assert "torch" in state["error"]
+
+
+def test_what_needs_a_gpu_is_said_once_and_not_case_by_case():
+    timed = case(area="kernels", bench="timed", device="cuda", subjects=["kernels.fp8_gemm"], impls=["triton"])
+    assert doctor.fate(timed, 0, "cpu", {"triton": True})["why"] == "needs a CUDA device"
+    assert doctor.fate(timed, 0, "cuda", {"triton": True})["runs"]
+    assert doctor.fate(timed, 0, "cuda", {"triton": False})["why"] == "triton is not installed"
+    rows = [{"case": f"c{n}", "area": "kernels", "runs": False, "why": "needs a CUDA device"} for n in range(5)]
+    assert doctor.skipped([*rows, {**rows[0], "runs": True}]) == [
+        "    skipped: kernels c0, c1, c2 and 2 more: needs a CUDA device"
+    ]
+
+
+def test_the_kernels_have_a_line_of_their_own(found):
+    lines = [line for line in doctor.text(found) if line.startswith("kernels: ")]
+    assert len(lines) == 1
+    own = [row for row in found["cases"] if row["area"] == "kernels"]
+    assert f"{sum(row['runs'] for row in own)} of {len(own)} cases run" in lines[0]
+    gpu = doctor.kernels({"device": "cuda", "cases": [{"area": "kernels", "runs": True}]})
+    assert gpu == "kernels: 1 of 1 cases run on this GPU: v3bench run --only kernels --profile full"

@@ -159,3 +159,5 @@ def test_default_folders_do_not_run_into_each_other(tmp_path, monkeypatch):
 def test_the_command_names_no_path_of_the_machine():
     words = runner.command_line("quick", ("tpot", "mtp"), "cpu", True, "/home/me/checkpoint")
     assert words == "v3bench run --profile quick --device cpu --only tpot,mtp --resume --checkpoint checkpoint"
+    words = runner.command_line("full", ("kernels",), "cuda", False, None, ("gemm=mine:f", "route=mine:g"))
+    assert words.endswith("--only kernels --impl gemm=mine:f --impl route=mine:g")

@@ -131,6 +131,36 @@ def test_a_cold_time_needs_one_set_and_a_hot_one_as_many_as_the_l2_asks_for(monk
     assert race.buffer_sets("quantize_tiles", shape, cold=False) == 3  # of 89 MB, above 180 MB
 
 
+class Session:
+    def __init__(self):
+        self.kept, self.cut_short = [], ""
+
+    def keep(self, record):
+        self.kept.append(record)
+
+
+def test_a_kernel_that_breaks_the_gpu_ends_the_run_and_is_named(trial, fake, monkeypatch):
+    def breaks(x):
+        monkeypatch.setattr(contest, "lost", lambda: True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(contest.own, "function", lambda name: breaks)
+    fake.session, fake.series = Session(), CASE.series[0]
+    fake.blank = lambda series, **fields: (series, fields["status"], fields["why"])
+    with pytest.raises(pytest.exit.Exception):
+        bench_kernels.test_timed(fake, CASE, CASE.series[0], "cpu")
+    ((series, status, why),) = fake.session.kept
+    assert (series, status) == ("kernels.quantize_tiles/mine:f", "failed")
+    assert why.startswith("raised RuntimeError: CUDA error: an illegal memory access was encountered")
+    assert fake.session.cut_short.startswith("mine:f broke the GPU's context")
+
+
+def test_a_gpu_that_is_too_old_is_a_reason(trial, fake, monkeypatch):
+    monkeypatch.setattr(race.checks, "missing", lambda needs, device: "needs compute capability 9.0")
+    with pytest.raises(pytest.skip.Exception, match="needs compute capability 9"):
+        bench_kernels.test_timed(fake, CASE, CASE.series[0], "cpu")
+
+
 def checked(shapes, impl="triton"):
     return race.checked("quantize_tiles", impl, shapes, "cpu")
 

@@ -158,6 +158,14 @@ def test_a_skip_in_a_fixture_is_a_record(race):
     ]  # fmt: skip
 
 
+def test_a_case_for_another_device_is_skipped_once_and_never_built(race):
+    source = RACE.format(before="raise AssertionError('built')", after="")
+    result, shown, records = race(source=source, names=('a]\ndevice = "cuda"\n#',))
+    result.assert_outcomes(skipped=1, deselected=1)
+    assert shown == []
+    assert [(m["impl"], m["status"], m["why"]) for m in records] == [("torch", "skipped", "needs a CUDA device")]
+
+
 def test_benchmark_disable_runs_once_and_records_nothing(race):
     counting = RACE.format(before="gate(lambda: None)", after="").replace(
         "return lambda: time.sleep(seconds)", "return lambda: open('calls', 'a').write('x')"
