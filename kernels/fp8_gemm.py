@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 from v3bench.kernels import checks, fp8_gemm_few, tables
 from v3bench.kernels.casts import narrow
-from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, sms
+from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, sms, zeros
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 from v3bench.kernels.quantize import FP8, TILE, empty_scales
 
@@ -63,9 +63,7 @@ def kernel(  # type: ignore[no-untyped-def]
         tokens = m + tl.arange(0, BLOCK_M)
         a_scales = a_scales_ptr + tl.minimum(tokens, M - 1) * a_scales_row
         last_block = (N - 1) // 128
-        sums = ()
-        for _ in tl.static_range(PARTS):
-            sums = joined(sums, tl.zeros((BLOCK_M, PART), tl.float32))
+        sums = zeros(BLOCK_M, PART, PARTS)
         first = part_of_k * steps
         for k in range(first, tl.minimum(first + steps, tl.cdiv(K, 128))):
             # The scales are asked for before the products, which take longer than they.

@@ -46,6 +46,15 @@ def pinned(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def zeros(ROWS: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """PARTS sums of ROWS x PART, in a tuple."""
+    parts = ()
+    for _ in tl.static_range(PARTS):
+        parts = joined(parts, tl.zeros((ROWS, PART), tl.float32))
+    return parts
+
+
+@triton.jit
 def joined(parts, part):  # type: ignore[no-untyped-def]
     """The parts of a tile and one more."""
     return parts + (part,)  # noqa: RUF005
