@@ -25,6 +25,7 @@ class Launch:
     grid: tuple[int, ...]
     args: Mapping[str, Any]  # by parameter name: tensors, descriptors, numbers and constexprs
     options: Mapping[str, Any] = field(default_factory=dict)
+    l2_bytes: int = 0  # what its programs together ask the L2 for, where tiles are read again and again
 
     def __call__(self) -> None:
         """Start it on the current stream."""

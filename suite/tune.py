@@ -38,7 +38,9 @@ def machine(part: str = "h200-sxm") -> Machine:
     """What predictions are made for, from hardware.toml."""
     specs = hardware.load()[part].specs
     rates = {"fp8": specs["fp8_reached"].si, "bf16": specs["bf16_reached"].si}
-    return Machine(int(specs["sms"].si), specs["clock"].si, specs["bandwidth_reached"].si, rates)
+    return Machine(
+        int(specs["sms"].si), specs["clock"].si, specs["bandwidth_reached"].si, specs["l2_reached"].si, rates
+    )
 
 
 def tune(

@@ -1,8 +1,8 @@
 """How long a compiled kernel should take on a GPU, from its code and its grid: basis "modelled". No torch here.
 
-The time is the largest of memory, tensor cores and instruction issue, stretched by a last wave that does not fill the
-chip. Where a single CTA fits an SM, nothing hides its issue behind its products, and the two add up. Every launch costs
-``GAP`` in a graph. A measurement may refute all of it: a launch table says which rows were chosen so, which timed.
+The time is the largest of memory, L2, tensor cores and instruction issue, stretched by a last wave that does not fill
+the chip. Where a single CTA fits an SM, nothing hides its issue behind its products, and the two add up. Every launch
+costs ``GAP`` in a graph. A measurement may refute all of it: a table says which rows were chosen so, and which timed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Machine:
     sms: int
     clock: float
     bandwidth: float
+    l2_bandwidth: float
     flop_rate: Mapping[str, float]  # by Work.peak
 
 
@@ -32,6 +33,7 @@ class Compiled(Protocol):
     """What is known of a compiled launch (meter/compiled.py's Built)."""
 
     programs: int
+    l2_bytes: int
     warps: int
     ctas_per_sm: int
     instructions: Mapping[str, int]
@@ -78,7 +80,8 @@ def predict(work: Work, launches: Sequence[Compiled], machine: Machine) -> Predi
     busy = max(products, issue) if main.ctas_per_sm > 1 else products + issue
     # Two CTAs' worth of loads saturate the memory of an SM's share: half the chip can still read at full speed.
     starved = max(machine.sms / (2 * main.programs), 1.0)
-    seconds = max(work.nbytes / machine.bandwidth * starved, busy * idle) + GAP * len(launches)
+    memory = max(work.nbytes / machine.bandwidth * starved, main.l2_bytes / machine.l2_bandwidth)
+    seconds = max(memory, busy * idle) + GAP * len(launches)
     bound = work.bound(machine.bandwidth, machine.flop_rate.get(work.peak))
     per_element = 32 * instructions / max(work.elements, 1)
     return Prediction(main.programs, main.ctas_per_sm, waves, per_element, seconds, bound / seconds)

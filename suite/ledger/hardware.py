@@ -44,6 +44,7 @@ KINDS = {
     "memory": "B",
     "bandwidth": "B/s",
     "bandwidth_reached": "B/s",
+    "l2_reached": "B/s",
     "bf16": "FLOP/s",
     "bf16_reached": "FLOP/s",
     "bf16_throttled": "FLOP/s",

@@ -22,7 +22,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     """What became of a job."""
     try:
         launches = catalog.module(job["op"]).example(job["op"], job["shape"], job["config"])
-        return {"launches": [{**compiled(launch), "programs": launch.programs} for launch in launches]}
+        return {"launches": [{**compiled(launch), **told(launch)} for launch in launches]}
     except Exception as error:  # whatever the compiler raises is the answer
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
@@ -31,6 +31,11 @@ def compiled(launch: Launch) -> dict[str, Any]:
     """The compiler's account of a launch; kernels that differ in sizes alone are compiled once."""
     found = of(Key(launch))
     return {**asdict(found), "spills": found.spills, "ctas_per_sm": found.ctas_per_sm}
+
+
+def told(launch: Launch) -> dict[str, int]:
+    """What the launch itself says, whatever it is compiled to."""
+    return {"programs": launch.programs, "l2_bytes": launch.l2_bytes}
 
 
 class Key:

@@ -32,6 +32,7 @@ class Built:
 
     name: str
     programs: int
+    l2_bytes: int  # asked of the L2 by all programs; 0 where tiles are read once
     warps: int
     registers: int
     stack_bytes: int

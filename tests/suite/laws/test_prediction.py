@@ -7,9 +7,9 @@ from v3bench.suite.laws.prediction import GAP, Machine, passes, predict
 from v3bench.suite.laws.work import Work
 from v3bench.suite.meter.compiled import Built
 
-CHIP = Machine(sms=100, clock=1e9, bandwidth=1e12, flop_rate={"bf16": 1e14, "fp8": 2e14})
+CHIP = Machine(sms=100, clock=1e9, bandwidth=1e12, l2_bandwidth=2e12, flop_rate={"bf16": 1e14, "fp8": 2e14})
 KERNEL = Built(
-    name="k", programs=1000, warps=4, registers=32, stack_bytes=0, shared_bytes=0, instructions={"FADD": 100},
+    name="k", programs=1000, l2_bytes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0, instructions={"FADD": 100},
     loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=5,
 )  # fmt: skip
 
@@ -20,6 +20,11 @@ def test_bytes_alone_take_the_time_of_the_memory():
     assert found.waves == 2.0
     assert found.roofline_share == pytest.approx(1e-3 / (1e-3 + GAP))
     assert found.instructions_per_element == pytest.approx(1000 * 4 * 100 * 32 / 1e9)
+
+
+def test_tiles_read_again_and_again_take_the_time_of_the_l2():
+    again = replace(KERNEL, l2_bytes=4 * 10**9)
+    assert predict(Work(0, 10**9, "", 10**9), [again], CHIP).seconds == pytest.approx(2e-3 + GAP)
 
 
 def test_too_many_instructions_take_longer_than_the_memory():

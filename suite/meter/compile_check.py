@@ -1,0 +1,94 @@
+"""What every shipped launch configuration must hold, asserted of the compiled code: no GPU needed.
+
+It compiles, spills nothing, fits the shared memory of an SM, uses the matrix instructions it is meant to use, adds up
+in float32 every 128 products where it is meant to, and has the grid, occupancy and instructions that its row says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from v3bench.kernels import tables
+from v3bench.kernels.launch import Config
+from v3bench.suite.laws import work
+from v3bench.suite.meter.compiled import Built, Job, Outcome
+
+PROMOTED = 128  # products summed in a tensor core before the sum goes to float32
+INSTRUCTIONS = 0.05  # by which a count may differ from the table's, which is rounded
+MATRIX = ("QGMMA", "HGMMA", "HMMA")
+
+
+def absorbed(config: Config) -> str:
+    """Sixteen heads do not fill a warpgroup's instruction; 64 do."""
+    return "HGMMA" if config["BLOCK_H"] >= 64 else "HMMA"
+
+
+# The matrix instruction of each operation that has products; the others must have none.
+MEANT: Mapping[str, Callable[[Config], str]] = {
+    "fp8_gemm": lambda config: "QGMMA",
+    "fp8_gemm_wgrad": lambda config: "QGMMA",
+    "grouped_fp8_gemm": lambda config: "QGMMA",
+    "masked_fp8_gemm": lambda config: "QGMMA",
+    "grouped_fp8_wgrad": lambda config: "QGMMA",
+    "paged_mla": absorbed,
+    "paged_mla_fp8": absorbed,
+    "mla_prefill": lambda config: "HGMMA",
+    "paged_gqa": lambda config: "HMMA",
+    "paged_gqa_fp8": lambda config: "HMMA",
+}
+
+
+def jobs(op: str) -> list[tuple[tables.Row, Job]]:
+    """The table's rows with what has to be compiled for each."""
+    return [(row, Job(op, row.shape, row.config)) for row in tables.rows(op)]
+
+
+def wrong(op: str, row: tables.Row, outcome: Outcome, *, same_compiler: bool = True) -> list[str]:
+    """What a compiled row does not hold, in words; none when all is well.
+
+    ``same_compiler``: it was compiled by the Triton that made the table, so that the row's figures must come out.
+    """
+    if isinstance(outcome, str):
+        return [f"does not compile: {outcome}"]
+    found = [f"{launch.name} {what}" for launch in outcome for what in misfits(launch)]
+    found += matrix(op, row.config, outcome)
+    return found + (changed(op, row, outcome) if same_compiler else [])
+
+
+def misfits(launch: Built) -> list[str]:
+    """Spilled registers, too much shared memory."""
+    found = [f"spills {launch.stack_bytes} bytes of registers"] if launch.spills else []
+    return (
+        found if launch.ctas_per_sm else [*found, f"does not fit an SM: {launch.shared_bytes} bytes of shared memory"]
+    )
+
+
+def matrix(op: str, config: Config, launches: Sequence[Built]) -> list[str]:
+    """The wrong matrix instructions, or sums that stay in the tensor cores too long."""
+    used = {name for launch in launches for name in MATRIX if launch.instructions.get(name)}
+    meant = {MEANT[op](config)} if op in MEANT else set()
+    found = [] if used == meant else [f"uses {sorted(used) or 'no matrix instructions'}, meant are {sorted(meant)}"]
+    for launch in launches:
+        if not launch.instructions.get("QGMMA"):
+            continue
+        # Each sum of 128 products (256 FLOPs) has to be added once by a thread.
+        sums, adds = launch.loop_flops / (2 * PROMOTED), launch.loop.get("FFMA", 0) + launch.loop.get("FADD", 0)
+        if adds * 32 * launch.warps < sums:
+            found.append(
+                f"{launch.name} adds {adds * 32 * launch.warps} times in float32 for {sums:.0f} sums of 128 products"
+            )
+    return found
+
+
+def changed(op: str, row: tables.Row, launches: Sequence[Built]) -> list[str]:
+    """Where the compiled code no longer is what the table's row says of it."""
+    from v3bench.suite.tune import machine, predict
+
+    todo = work.of(op, row.shape)
+    now: dict[str, Any] = predict(todo, launches, machine()).as_json(todo)
+    exact = [name for name in ("flops", "bytes", "programs", "ctas_per_sm") if now[name] != row.predicted[name]]
+    ours, table = now["instructions_per_element"], row.predicted["instructions_per_element"]
+    if abs(ours - table) > INSTRUCTIONS * table:
+        exact.append("instructions_per_element")
+    return [f"{name} is {now[name]}, the table says {row.predicted[name]}: run v3bench tune {op}" for name in exact]
