@@ -34,8 +34,8 @@ MEANT: Mapping[str, Callable[[Config], str]] = {
     "paged_mla": absorbed,
     "paged_mla_fp8": absorbed,
     "mla_prefill": lambda config: "HGMMA",
-    "paged_gqa": lambda config: "HMMA",
-    "paged_gqa_fp8": lambda config: "HMMA",
+    "paged_gqa": lambda config: "HGMMA",
+    "paged_gqa_fp8": lambda config: "HGMMA",
 }
 
 
