@@ -101,7 +101,8 @@ def launches(
     into = out[None] if partial is None else partial
     bulk = partial is None and N * out.itemsize % checks.ALIGNMENT == 0
     tile = (shape["BLOCK_M"], shape["PART"])
-    tiles = cdiv(M, tile[0]) * cdiv(N, tile[1] * shape["PARTS"]) * len(into)
+    rows, columns = cdiv(M, tile[0]), cdiv(N, tile[1] * shape["PARTS"])
+    tiles = rows * columns * len(into)
     grid = min(tiles, blocks["PERSISTENT"] * sms(a.device)) if blocks["PERSISTENT"] else tiles
     args = {
         "a_desc": descriptor(a, (tile[0], TILE)), "b_desc": descriptor(b, (tile[1], TILE)),
@@ -112,7 +113,7 @@ def launches(
         "out_split": into.stride(0), "out_row": into.stride(1), "steps": fp8_gemm_few.steps(K, config),
         "splits": len(into), **shape, "BULK": bulk,
     }  # fmt: skip
-    gemm = Launch(kernel, (grid,), args, options)
+    gemm = Launch(kernel, (grid,), args, options, l2_bytes=(columns * M + rows * N) * K)
     return (gemm,) if partial is None else (gemm, fp8_gemm_few.reduction(partial, out))
 
 
@@ -199,7 +200,8 @@ def few(n: int, t: int, warps: int, stages: int, splits: int) -> dict[str, Any]:
 
 # As Triton 3.6 and 3.7.1 compile them for sm_90, nothing spills. Many tokens: tiles of 128 x 256 (223 registers, one
 # CTA per SM), the same turned with four warpgroups (116), 128 x 192 (168), which divides 2112; 128 x 128 fits twice.
-# Few tokens: two or three CTAs per SM, together at least 64 KB of weights on their way, which is what HBM wants.
+# Few tokens: 64 outputs a CTA make 112 CTAs of 7168, each with 56 KB of weights on their way; HBM wants about 32 KB an
+# SM. Splitting K fills the chip where there are fewer outputs, for one launch more.
 CANDIDATES = {
     "fp8_gemm": [
         many(128, 128, 2, 8, 4),
@@ -207,13 +209,16 @@ CANDIDATES = {
         many(128, 64, 3, 8, 4),
         many(128, 64, 2, 8, 3, PERSISTENT=2),
         *(many(128, 64, 2, 8, 3, PERSISTENT=0, SPLITS=splits, maxnreg=128) for splits in (2, 4)),
-        *(few(128, 64, 8, 4, splits) for splits in (4, 2, 8, 1)),
-        *(few(64, 64, 4, 4, splits) for splits in (1, 2, 4)),
-        *(few(128, 128, 8, 4, splits) for splits in (2, 4, 1)),
+        *(few(64, 64, 4, 8, splits) for splits in (1, 2, 4)),
+        few(64, 64, 4, 4, 1),
+        *(few(128, 64, 8, 4, splits) for splits in (1, 4)),
+        *(few(64, 16, 4, 10, splits) for splits in (1, 2, 4)),
+        few(64, 16, 4, 6, 1),
+        *(few(128, 16, 4, 6, splits) for splits in (1, 4)),
+        few(64, 32, 4, 8, 1),
         *(few(64, 128, 4, 4, splits) for splits in (1, 2)),
-        *(few(128, 16, 4, 6, splits) for splits in (4, 8, 1)),
-        *(few(64, 16, 4, 6, splits) for splits in (1, 4)),
-        few(128, 32, 8, 5, 4),
+        few(64, 128, 4, 8, 1),
+        *(few(128, 128, 8, 4, splits) for splits in (2, 4)),
     ]
 }
 SHAPES = {

@@ -38,13 +38,19 @@ def kernel(  # type: ignore[no-untyped-def]
     b_scales = b_scales_ptr + (n // 128) * b_scales_row
     total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     first = part_of_k * steps
-    for k in range(first, tl.minimum(first + steps, tl.cdiv(K, 128))):
-        # A mask, not a clamp as for many tokens: neighbouring tokens' scales come in one load.
-        a_scale = tl.load(a_scales + k * a_scales_column, mask=tokens < M, other=0.0)
-        b_scale = tl.load(b_scales + k * b_scales_column)
+    last = tl.minimum(first + steps, tl.cdiv(K, 128)) - 1
+    # A mask, not a clamp as for many tokens: neighbouring tokens' scales come in one load. And that a tile ahead, as the
+    # products of few tokens do not last as long as a load.
+    a_next = tl.load(a_scales + first * a_scales_column, mask=tokens < M, other=0.0)
+    b_next = tl.load(b_scales + first * b_scales_column)
+    for k in range(first, last + 1):
+        scale = a_next * b_next
+        ahead = tl.minimum(k + 1, last)
+        a_next = tl.load(a_scales + ahead * a_scales_column, mask=tokens < M, other=0.0)
+        b_next = tl.load(b_scales + ahead * b_scales_column)
         a = a_desc.load([t, k * 128])
         b = b_desc.load([n, k * 128])
-        total += tl.dot(b, a.T) * (a_scale * b_scale)[None, :]
+        total += tl.dot(b, a.T) * scale[None, :]
     outputs = n + tl.arange(0, BLOCK_N)
     at = part_of_k.to(tl.int64) * out_split + tokens.to(tl.int64)[None, :] * out_row + outputs[:, None]
     inside = (outputs < N)[:, None] & (tokens < M)[None, :]
@@ -84,7 +90,8 @@ def launches(
         "b_scales_row": b_scales.stride(0), "b_scales_column": b_scales.stride(1),
         "out_split": into.stride(0), "out_row": into.stride(1), "steps": steps(K, config), "BLOCK_N": n, "BLOCK_T": t,
     }  # fmt: skip
-    gemm = Launch(kernel, (cdiv(N, n), cdiv(M, t), len(into)), args, options)
+    grid = cdiv(N, n), cdiv(M, t), len(into)
+    gemm = Launch(kernel, grid, args, options, l2_bytes=(grid[0] * M + grid[1] * N) * K)
     return (gemm,) if partial is None else (gemm, reduction(partial, out))
 
 

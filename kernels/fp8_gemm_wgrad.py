@@ -120,7 +120,8 @@ def launches(
     (M, T), N = a.shape, b.shape[0]
     blocks, options = split(config)
     shape = {name: blocks[name] for name in ("BLOCK_M", "PART", "PARTS", "GROUP")}
-    tiles = cdiv(M, shape["BLOCK_M"]) * cdiv(N, shape["PART"] * shape["PARTS"]) * len(out)
+    rows, columns = cdiv(M, shape["BLOCK_M"]), cdiv(N, shape["PART"] * shape["PARTS"])
+    tiles = rows * columns * len(out)
     grid = min(tiles, blocks["PERSISTENT"] * sms(a.device)) if blocks["PERSISTENT"] else tiles
     args = {
         "a_desc": descriptor(a, (shape["BLOCK_M"], TILE)), "b_desc": descriptor(b, (shape["PART"], TILE)),
@@ -130,7 +131,7 @@ def launches(
         "b_scales_row": b_scales.stride(0), "b_scales_column": b_scales.stride(1),
         "out_expert": out.stride(0), "out_row": out.stride(1), **shape, "GROUPED": ends is not None, "ADD": add,
     }  # fmt: skip
-    return (Launch(kernel, (grid,), args, options),)
+    return (Launch(kernel, (grid,), args, options, l2_bytes=(columns * M + rows * N) * T),)
 
 
 def fp8_gemm_wgrad(
