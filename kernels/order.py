@@ -50,13 +50,16 @@ def reference(chosen: Tensor, E: int, align: int = 1) -> Order:
     """chosen (T, K) integers -> Order."""
     (_, K), flat = chosen.shape, chosen.flatten().tolist()
     R = rows_needed(len(flat), E, align)
+    own: list[list[int]] = [[] for _ in range(E)]  # each expert's choices, in order
+    for pair, choice in enumerate(flat):
+        if 0 <= choice < E:
+            own[choice].append(pair)
     offsets, rows, pairs = [], [-1] * len(flat), [-1] * R
     row = 0
-    for e in range(E):
-        for pair, choice in enumerate(flat):
-            if choice == e:
-                rows[pair], pairs[row], row = row, pair, row + 1
-        row = -(-row // align) * align
+    for its in own:
+        for n, pair in enumerate(its):
+            rows[pair], pairs[row + n] = row + n, pair
+        row += cdiv(len(its), align) * align
         offsets.append(row)
     whole = torch.tensor(pairs, dtype=torch.int32)
     made = (torch.tensor(offsets), torch.tensor(rows).view(chosen.shape), whole, torch.where(whole < 0, -1, whole // K))

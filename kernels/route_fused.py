@@ -24,6 +24,7 @@ from v3bench.kernels import checks, tables
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 from v3bench.kernels.route import Plan, Routing
 from v3bench.kernels.route import reference as reference
+from v3bench.kernels.sigmoid import sigmoid
 
 NEEDS = checks.Needs((8, 0), "the least that Triton compiles for")
 MOST_EXPERTS, MOST_CHOSEN = 512, 32  # of a row that a warp's registers hold
@@ -40,12 +41,6 @@ def places(E: tl.constexpr, G: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.con
     else:
         group, own = place // WIDTH, place % WIDTH
         return group * (E // G) + own, (group < G) & (own < E // G)
-
-
-@triton.jit
-def sigmoid(x):  # type: ignore[no-untyped-def]
-    """1 / (1 + exp(-x))."""
-    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
