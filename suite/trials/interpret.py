@@ -11,6 +11,7 @@ from typing import Any
 
 from v3bench.suite.trials.contest import Wrong
 
+MOST = 1000  # more small shapes than any operation has
 WORKER = "v3bench.suite.trials.interpret_worker"
 
 
@@ -21,8 +22,8 @@ class Interpreter:
         self.environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.child: subprocess.Popen[str] | None = None
 
-    def __call__(self, op: str, impl: str) -> tuple[float, int]:
-        """(Worst error over what is allowed, over how many small shapes). Raises Wrong."""
+    def __call__(self, op: str, impl: str, most: int = MOST) -> tuple[float, str]:
+        """(Worst error over what is allowed, on how many of the small shapes), on at most so many. Raises Wrong."""
         if self.child is None:
             # -P: folders of the working directory are no packages, whatever they are called.
             self.child = subprocess.Popen(
@@ -32,7 +33,7 @@ class Interpreter:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         try:
-            self.child.stdin.write(json.dumps({"op": op, "impl": impl}) + "\n")
+            self.child.stdin.write(json.dumps({"op": op, "impl": impl, "most": most}) + "\n")
             self.child.stdin.flush()
             line = self.child.stdout.readline()
         except BrokenPipeError:
@@ -42,7 +43,7 @@ class Interpreter:
         answer: dict[str, Any] = json.loads(line)
         if "wrong" in answer:
             raise Wrong(answer["wrong"])
-        return answer["error"], answer["shapes"]
+        return answer["error"], f"{answer['shapes']} of {answer['of']} small shapes"
 
     def close(self) -> int:
         """End the child process; its status."""

@@ -11,7 +11,7 @@ from v3bench.suite.laws import work
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter import graph, machine
 from v3bench.suite.meter.contender import Contender
-from v3bench.suite.trials import registry
+from v3bench.suite.trials import own, registry
 from v3bench.suite.trials.check import seeded
 from v3bench.suite.trials.contest import OURS, Wrong, built, examine
 from v3bench.suite.trials.trial import Inputs, Missing, Shape, Trial
@@ -71,6 +71,9 @@ class Field:
 
     def enter(self) -> None:
         """Check every implementation of the case, ours first. Raises Missing where the case as a whole cannot run."""
+        if self.device == "cuda":
+            # Shapes of other cases count towards torch.compile's limit, behind which it runs uncompiled and says nothing.
+            torch.compiler.reset()
         op, _ = operation(self.case.series[0])
         trial, shape = registry.load(op), self.case.dimensions
         sets = buffer_sets(op, shape, cold=bool(self.case.shape.get("cold")))
@@ -102,23 +105,24 @@ class Field:
 
 def checked(op: str, impl: str, shapes: Sequence[Mapping[str, int]], device: str) -> tuple[float, int]:
     """(Worst error over what is allowed, shapes checked); shapes without room are left out. Raises Wrong, Missing."""
-    trial, errors, why = registry.load(op), [], ""
+    trial, errors, why = registry.load(op), [], "the case has no shape"
     for shape in shapes:
         try:
-            (inputs,) = inputs_of(trial, shape, device, 1)
-            want, like = expected(trial, inputs), None
-            if impl != OURS:
-                like = trial.ours(**inputs)
-            error, _ = examine(trial, impl, inputs, want, like)
+            errors.append(error_at(trial, impl, shape, device))
         except Missing as missing:
             why = str(missing)
-            continue
         except torch.OutOfMemoryError:
             why = CROWDED
-            continue
         except Wrong as wrong:
             raise Wrong(f"at {', '.join(f'{key}={n}' for key, n in shape.items())}: {wrong}") from wrong
-        errors.append(error or 0.0)
     if not errors:
-        raise Missing(why or "the case has no shape")
+        raise Missing(why)
     return max(errors), len(errors)
+
+
+def error_at(trial: Trial, impl: str, shape: Shape, device: str) -> float:
+    """The error at one shape; what it took is free again afterwards."""
+    (inputs,) = inputs_of(trial, shape, device, 1)
+    like = trial.ours(**inputs) if own.is_own(impl) else None
+    error, _ = examine(trial, impl, inputs, expected(trial, inputs), like)
+    return error or 0.0
