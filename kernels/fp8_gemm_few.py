@@ -39,7 +39,7 @@ def kernel(  # type: ignore[no-untyped-def]
     total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     first = part_of_k * steps
     last = tl.minimum(first + steps, tl.cdiv(K, 128)) - 1
-    # A mask, not a clamp as for many tokens: neighbouring tokens' scales come in one load. And that a tile ahead, as the
+    # A mask, not a clamp as for many tokens: neighbouring tokens' scales come in one load. And that a tile ahead: the
     # products of few tokens do not last as long as a load.
     a_next = tl.load(a_scales + first * a_scales_column, mask=tokens < M, other=0.0)
     b_next = tl.load(b_scales + first * b_scales_column)
