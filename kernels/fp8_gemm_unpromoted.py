@@ -5,8 +5,8 @@
     fp8_gemm_unpromoted    launcher
 
 Nothing is scaled, as a scale could only be applied where the sum is promoted. Beside fp8_gemm with scales of one it
-shows what promotion every 128 columns is worth: the report names an error near 2 % at K = 4096 without it. So it is on a
-Hopper GPU; the interpreter adds in float32.
+shows what promotion every 128 columns is worth: the report names an error near 2 % at K = 4096 without it. That
+takes a Hopper GPU: the interpreter adds in float32.
 
 M, N rows of both operands  K columns
 """
