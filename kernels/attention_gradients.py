@@ -18,28 +18,31 @@ from v3bench.kernels.casts import narrow, operand
 
 @triton.jit
 def kernel_rows(  # type: ignore[no-untyped-def]
-    out_ptr, d_out_ptr, lse_ptr, delta_ptr, base_ptr, S, H, width, d_out_by_batch, d_out_by_row, d_out_by_head,
+    out_ptr, d_out_ptr, lse_ptr, rows_ptr, S, P, H, width, d_out_by_batch, d_out_by_row, d_out_by_head,
     BLOCK: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK queries of one head. base is +inf, which makes all weights 0, where a query sees no key."""
+    """One program: BLOCK queries of one head, of P with those that only pad S to whole blocks.
+
+    base is +inf, which makes all weights 0, where a query sees no key or is none.
+    """
     first, head, batch = tl.program_id(0) * BLOCK, tl.program_id(1), tl.program_id(2)
     out = tile(out_ptr, batch, first, head, 0, S * H * width, H * width, width, S, width, BLOCK, VALUE, False)
     d_out = tile(
         d_out_ptr, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width, BLOCK, VALUE, False
     )
-    row = first + tl.arange(0, BLOCK)
-    at = (batch.to(tl.int64) * H + head) * S + row
-    lse = tl.load(lse_ptr + at, mask=row < S, other=0.0)
+    row, start = first + tl.arange(0, BLOCK), batch.to(tl.int64) * H + head
+    lse = tl.load(lse_ptr + start * S + row, mask=row < S, other=float("-inf"))
+    base = tl.where(lse == float("-inf"), float("inf"), lse * 1.4426950408889634)
     delta = tl.sum(out.to(tl.float32) * d_out.to(tl.float32), 1)
-    tl.store(delta_ptr + at, delta, mask=row < S)
-    tl.store(base_ptr + at, tl.where(lse == float("-inf"), float("inf"), lse * 1.4426950408889634), mask=row < S)
+    tl.store(rows_ptr + start * 2 * P + row, base, mask=row < P)
+    tl.store(rows_ptr + start * 2 * P + P + row, delta, mask=row < P)
 
 
 @triton.jit
 def kernel_keys(  # type: ignore[no-untyped-def]
-    q_head, q_tail, k_ptr, v_ptr, d_out, dk_head, dk_tail, dv_out, base_ptr, delta_ptr, lengths_ptr,
-    S, L, H, groups, d, width, window, scale, factor, q_by_batch, q_by_row, q_by_head, k_by_batch, k_by_row, k_by_head,
-    v_by_batch, v_by_row, v_by_head, d_out_by_batch, d_out_by_row, d_out_by_head,
+    q_head, q_tail, k_ptr, v_ptr, d_out, dk_head, dk_tail, dv_out, rows_ptr, lengths_ptr,
+    S, P, L, H, groups, d, width, window, scale, factor, q_by_batch, q_by_row, q_by_head,
+    k_by_batch, k_by_row, k_by_head, v_by_batch, v_by_row, v_by_head, d_out_by_batch, d_out_by_row, d_out_by_head,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, VALUE: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BULK: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +73,7 @@ def kernel_keys(  # type: ignore[no-untyped-def]
         dk_last = tl.zeros((BLOCK_N, TAIL), tl.float32)
     for member in range(groups):
         head = group * groups + member
-        rows = (batch.to(tl.int64) * H + head) * S
+        rows = rows_ptr + (batch.to(tl.int64) * H + head) * 2 * P
         for MASKED in tl.static_range(2):
             if MASKED:
                 start, stop = low, full
@@ -78,14 +81,20 @@ def kernel_keys(  # type: ignore[no-untyped-def]
                 start, stop = full, high
             for first in tl.range(start, stop, BLOCK_M):
                 row = first + tl.arange(0, BLOCK_M)
-                q = tile(q_head, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, BULK)
-                scores = tl.dot(k, operand(q).T, input_precision="ieee")
+                # What is multiplied first is fetched last, as in the forward kernel.
+                do = tile(
+                    d_out, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width,
+                    BLOCK_M, VALUE, BULK,
+                )  # fmt: skip
                 if TAIL:
                     rest = tile(
                         q_tail, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL, BULK
                     )
+                q = tile(q_head, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, BULK)
+                scores = tl.dot(k, operand(q).T, input_precision="ieee")
+                if TAIL:
                     scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
-                base = tl.load(base_ptr + rows + row, mask=row < S, other=float("inf"))
+                base = tl.load(rows + row)
                 weights = tl.math.exp2(scores * factor - base[None, :])
                 if MASKED:
                     position = shift + row
@@ -96,13 +105,9 @@ def kernel_keys(  # type: ignore[no-untyped-def]
                         seen = seen & (at[:, None] > position[None, :] - window)
                     weights = tl.where(seen, weights, 0.0)
                 weights = narrow(weights, TYPE)  # in half the registers
-                do = tile(
-                    d_out, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width,
-                    BLOCK_M, VALUE, BULK,
-                )  # fmt: skip
-                dv = tl.dot(operand(weights), operand(do), dv, input_precision="ieee")
                 slope = tl.dot(values, operand(do).T, input_precision="ieee")
-                delta = tl.load(delta_ptr + rows + row, mask=row < S, other=0.0)
+                dv = tl.dot(operand(weights), operand(do), dv, input_precision="ieee")
+                delta = tl.load(rows + P + row)
                 slope = weights.to(tl.float32) * (slope - delta[None, :])
                 slope = operand(narrow(slope, q.dtype))
                 dk = tl.dot(slope, operand(q), dk, input_precision="ieee")
@@ -110,20 +115,22 @@ def kernel_keys(  # type: ignore[no-untyped-def]
                     dk_last = tl.dot(slope, operand(rest), dk_last, input_precision="ieee")
 
     heads = H // groups
-    valid = (at < end)[:, None]  # a key beyond its row's length has no gradient, whatever it holds
-    dv, dk = tl.where(valid, dv, 0.0), tl.where(valid, dk, 0.0) * scale
+    if lengths_ptr is not None:  # a key beyond its row's length has no gradient, whatever it holds
+        valid = (at < end)[:, None]
+        dk, dv = tl.where(valid, dk, 0.0), tl.where(valid, dv, 0.0)
+        if TAIL:
+            dk_last = tl.where(valid, dk_last, 0.0)
     store(dv_out, dv, batch, key, group, 0, L, heads, width, BLOCK_N, VALUE, BULK, TYPE)
-    store(dk_head, dk, batch, key, group, 0, L, heads, d, BLOCK_N, HEAD, BULK, TYPE)
+    store(dk_head, dk * scale, batch, key, group, 0, L, heads, d, BLOCK_N, HEAD, BULK, TYPE)
     if TAIL:
-        dk_last = tl.where(valid, dk_last, 0.0) * scale
-        store(dk_tail, dk_last, batch, key, group, HEAD, L, heads, d, BLOCK_N, TAIL, BULK, TYPE)
+        store(dk_tail, dk_last * scale, batch, key, group, HEAD, L, heads, d, BLOCK_N, TAIL, BULK, TYPE)
 
 
 @triton.jit
 def kernel_queries(  # type: ignore[no-untyped-def]
-    q_ptr, k_head, k_tail, v, d_out_ptr, dq_head, dq_tail, base_ptr, delta_ptr, lengths_ptr,
-    S, L, H, groups, d, width, window, scale, factor, q_by_batch, q_by_row, q_by_head, k_by_batch, k_by_row, k_by_head,
-    v_by_batch, v_by_row, v_by_head, d_out_by_batch, d_out_by_row, d_out_by_head,
+    q_ptr, k_head, k_tail, v, d_out_ptr, dq_head, dq_tail, rows_ptr, lengths_ptr,
+    S, P, L, H, groups, d, width, window, scale, factor, q_by_batch, q_by_row, q_by_head,
+    k_by_batch, k_by_row, k_by_head, v_by_batch, v_by_row, v_by_head, d_out_by_batch, d_out_by_row, d_out_by_head,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, VALUE: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BULK: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
@@ -138,9 +145,9 @@ def kernel_queries(  # type: ignore[no-untyped-def]
     row = first + tl.arange(0, BLOCK_M)
     position = shift + row
     last = tl.minimum(position, end - 1) if CAUSAL else tl.zeros_like(position) + end - 1
-    rows = (batch.to(tl.int64) * H + head) * S
-    base = tl.load(base_ptr + rows + row, mask=row < S, other=float("inf"))
-    delta = tl.load(delta_ptr + rows + row, mask=row < S, other=0.0)
+    rows = rows_ptr + (batch.to(tl.int64) * H + head) * 2 * P
+    base = tl.load(rows + row)
+    delta = tl.load(rows + P + row)
     q = operand(resident(q_ptr, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD))
     do = resident(
         d_out_ptr, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width, BLOCK_M, VALUE
@@ -157,17 +164,19 @@ def kernel_queries(  # type: ignore[no-untyped-def]
             start, stop = low, full
         for key in tl.range(start, stop, BLOCK_N):
             at = key + tl.arange(0, BLOCK_N)
+            # What is multiplied first is fetched last, as in the forward kernel.
+            values = tile(v, batch, key, group, 0, v_by_batch, v_by_row, v_by_head, L, width, BLOCK_N, VALUE, BULK)
+            if TAIL:
+                rest = tile(k_tail, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, BULK)
             keys = tile(k_head, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD, BULK)
             if MASKED and lengths_ptr is not None:  # beyond a row's length may lie anything, and 0 times NaN is NaN
                 keys = tl.where((at < end)[:, None], keys, tl.zeros_like(keys))
+                if TAIL:
+                    rest = tl.where((at < end)[:, None], rest, tl.zeros_like(rest))
             scores = tl.dot(q, operand(keys).T, input_precision="ieee")
             if TAIL:
-                rest = tile(k_tail, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, BULK)
-                if MASKED and lengths_ptr is not None:
-                    rest = tl.where((at < end)[:, None], rest, tl.zeros_like(rest))
                 scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
             weights = tl.math.exp2(scores * factor - base[:, None])
-            values = tile(v, batch, key, group, 0, v_by_batch, v_by_row, v_by_head, L, width, BLOCK_N, VALUE, BULK)
             slope = tl.dot(do, operand(values).T, input_precision="ieee")
             slope = weights * (slope - delta[:, None])
             if MASKED:

@@ -101,10 +101,14 @@ def kernel(  # type: ignore[no-untyped-def]
     for MASKED in tl.static_range(1 if WINDOW else 0, 2):  # first the tiles that all queries see whole, then the edge
         start, stop = (full, high) if MASKED else (low, full)
         for key in tl.range(start, stop, BLOCK_N):
+            # What is multiplied first is fetched last: else the compiler puts a barrier between softmax and product,
+            # and the two warp groups, which hold 64 queries each, could not overlap one's with the other's.
+            values = tile(v, batch, key, group, 0, v_by_batch, v_by_row, v_by_head, L, width, BLOCK_N, VALUE, BULK)
+            if TAIL:
+                rest = tile(k_tail, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, BULK)
             keys = tile(k_head, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD, BULK)
             scores = tl.dot(q, operand(keys).T, input_precision="ieee")
             if TAIL:
-                rest = tile(k_tail, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, BULK)
                 scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
             at = key + tl.arange(0, BLOCK_N)
             if MASKED:
@@ -120,7 +124,6 @@ def kernel(  # type: ignore[no-untyped-def]
             most = above
             total = total * fade + tl.sum(weights, 1)
             acc = acc * fade[:, None]
-            values = tile(v, batch, key, group, 0, v_by_batch, v_by_row, v_by_head, L, width, BLOCK_N, VALUE, BULK)
             if MASKED and lengths_ptr is not None:  # beyond a row's length may lie anything, and 0 times NaN is NaN
                 values = tl.where((at < end)[:, None], values, tl.zeros_like(values))
             acc = tl.dot(operand(narrow(weights, values.dtype)), operand(values), acc, input_precision="ieee")
@@ -225,11 +228,15 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
     return launches(q, k, v, out, lse, scale=KEY**-0.5, mask=Mask(), config=config)
 
 
+# (queries, keys, warps, stages) of a tile. The copies of a tile start at the end of a pass, stages - 1 passes before it
+# is multiplied: with two stages hardly before. Tiles of 64 keys leave room for five, tiles of 128 for two; those have
+# 8.4 instructions a score for 10.6. 64 queries double what L2 must deliver, but two CTAs fit on an SM.
+TILES = ((128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 8, 5), (128, 128, 8, 2), (64, 64, 4, 2))
 CANDIDATES = {
     "mla_prefill": [
         {"BLOCK_M": m, "BLOCK_N": n, "HEADS": heads, "num_warps": warps, "num_stages": stages}
-        for m, n, warps, stages in ((128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2))
-        for heads in (1, 8)
+        for m, n, warps, stages in TILES
+        for heads in (1, 4, 16)  # side by side: 1 keeps its keys in L2 best, 16 start their longest blocks first
     ]
 }
 TABLE_SHAPES = {

@@ -20,6 +20,7 @@ from v3bench.kernels.attention_tiles import Mask, Widths, bulk, element, source,
 from v3bench.kernels.launch import Config, Launch, cdiv, run
 from v3bench.kernels.mla_prefill import KEY, LOG2E, VALUE
 
+LARGEST = 128  # rows of a block
 ROWS = 32  # of kernel_rows' programs: 32 x 128 bf16 twice, 16 bytes a thread of 4 warps
 
 
@@ -46,21 +47,21 @@ def launches(
     dq: Tensor,
     dk: Tensor,
     dv: Tensor,
-    rows: tuple[Tensor, Tensor],
+    rows: Tensor,
     *,
     scale: float,
     mask: Mask,
     config: Config,
 ) -> tuple[Launch, ...]:
-    """As the forward's arguments and results; ``rows`` are two float32 (B, H, S) to work in: delta and base.
+    """As the forward's arguments and results; ``rows`` is memory to work in, from ``working``.
 
     ``config`` has KEYS_M, KEYS_N, KEYS_warps, KEYS_stages for dk and dv, and QUERIES_.. for dq.
     """
-    (B, S, H, d), (_, L, J, width), (delta, base) = q.shape, v.shape, rows
+    (B, S, H, d), (_, L, J, width), P = q.shape, v.shape, rows.shape[-1]
     widths, described = Widths.of(d, width), bulk(q, k, v, d_out, dq, dk, dv)
     by_rows = {
-        "out_ptr": out, "d_out_ptr": d_out, "lse_ptr": lse, "delta_ptr": delta, "base_ptr": base, "S": S, "H": H,
-        "width": width, **strides("d_out_by", d_out), "BLOCK": ROWS, "VALUE": widths.value,
+        "out_ptr": out, "d_out_ptr": d_out, "lse_ptr": lse, "rows_ptr": rows, "S": S, "P": P,
+        "H": H, "width": width, **strides("d_out_by", d_out), "BLOCK": ROWS, "VALUE": widths.value,
     }  # fmt: skip
     M, N = config["KEYS_M"], config["KEYS_N"]
     by_keys = {
@@ -79,16 +80,22 @@ def launches(
         "BLOCK_M": M, "BLOCK_N": N,
     }  # fmt: skip
     shared = {
-        "base_ptr": base, "delta_ptr": delta, "S": S, "L": L, "H": H, "groups": H // J, "d": d,
+        "rows_ptr": rows, "S": S, "P": P, "L": L, "H": H, "groups": H // J, "d": d,
         "width": width, "scale": scale, "factor": scale * LOG2E,
         **strides("q_by", q), **strides("k_by", k), **strides("v_by", v), **strides("d_out_by", d_out),
         **mask.arguments, "BULK": described, "TYPE": element(q), **widths.constexprs,
     }  # fmt: skip
     return (
-        Launch(kernel_rows, (cdiv(S, ROWS), H, B), by_rows, {"num_warps": 4}),
+        Launch(kernel_rows, (cdiv(P, ROWS), H, B), by_rows, {"num_warps": 4}),
         Launch(kernel_keys, keys_grid, by_keys | shared, options(config, "KEYS")),
         Launch(kernel_queries, (cdiv(S, M) * H, B), by_queries | shared, options(config, "QUERIES")),
     )
+
+
+def working(lse: Tensor) -> Tensor:
+    """float32 (B, H, 2, S padded to whole blocks): what kernel_rows leaves of each query, read without a mask."""
+    B, H, S = lse.shape
+    return torch.empty(B, H, 2, cdiv(S, LARGEST) * LARGEST, dtype=torch.float32, device=lse.device)
 
 
 def options(config: Config, kernel: str) -> dict[str, int]:
@@ -112,7 +119,7 @@ def backward(
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if not q.is_meta:
         d_out = d_out if bulk(d_out) else d_out.contiguous()  # a gradient of a sum repeats one element
-        rows = (torch.empty_like(lse), torch.empty_like(lse))
+        rows = working(lse)
         run(launches(q, k, v, out, lse, d_out, dq, dk, dv, rows, scale=scale, mask=mask, config=config))
     return dq, dk, dv
 
@@ -150,8 +157,8 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
     B, H, S = shape["B"], shape["H"], shape["S"]
     q, k, dq, dk = (torch.empty(B, S, H, KEY, dtype=torch.bfloat16, device="meta") for _ in range(4))
     v, out, d_out, dv = (torch.empty(B, S, H, VALUE, dtype=torch.bfloat16, device="meta") for _ in range(4))
-    lse, delta, base = (torch.empty(B, H, S, dtype=torch.float32, device="meta") for _ in range(3))
-    rows = (delta, base)
+    lse = torch.empty(B, H, S, dtype=torch.float32, device="meta")
+    rows = working(lse)
     return launches(q, k, v, out, lse, d_out, dq, dk, dv, rows, scale=KEY**-0.5, mask=Mask(), config=config)
 
 
