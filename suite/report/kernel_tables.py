@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 from v3bench import kernels
@@ -27,6 +28,22 @@ ALL = 1000  # rows of a table that are shown; no operation has so many
 Found = dict[str, Measurement]  # of one case: by implementation, the record in force
 
 
+@dataclass(frozen=True)
+class KernelRun:
+    """A run's facts, and its records of kernels by case."""
+
+    run: Run
+    records: dict[str, list[Measurement]]
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        records: dict[str, list[Measurement]] = {}
+        for m in run.measurements:
+            if m.area == AREA:
+                records.setdefault(m.case, []).append(m)
+        return cls(run, records)
+
+
 def operation(case: Case) -> str:
     """The operation of a kernel's case."""
     return case.subjects[0].removeprefix(PREFIX)
@@ -42,15 +59,15 @@ def is_mine(impl: str) -> bool:
     return impl == OURS or ":" in impl
 
 
-def found(run: Run, case: Case, metric: str) -> Found:
+def found(run: KernelRun, case: Case, metric: str) -> Found:
     """A case's last record by implementation, ours first and one's own last; a value rather than a skip."""
-    own = [m for m in run.measurements if m.case == case.name and m.metric == metric and m.case_version == case.version]
+    own = [m for m in run.records.get(case.name, ()) if m.metric == metric and m.case_version == case.version]
     last = {m.impl: m for m in sorted(own, key=lambda m: m.status == "ok")}
     order = [*(impl for impl in case.impls if impl in last), *(impl for impl in last if impl not in case.impls)]
     return {impl: last[impl] for impl in order}
 
 
-def speed_tables(run: Run, of: Ceilings, who: str = "") -> list[Table]:
+def speed_tables(run: KernelRun, of: Ceilings, who: str = "") -> list[Table]:
     """One table per operation with a time or a failure. ``who`` names the run where there are several."""
     rows: dict[str, list[dict[str, Any]]] = {}
     mine: dict[str, list[str]] = {}
@@ -82,7 +99,7 @@ def speed_table(op: str, rows: list[dict[str, Any]], mine: Sequence[str], who: s
     return Table(f"{op}{who}", told, frame, note, limit=ALL)
 
 
-def case_rows(run: Run, case: Case, times: Found, of: Ceilings) -> Iterable[dict[str, Any]]:
+def case_rows(run: KernelRun, case: Case, times: Found, of: Ceilings) -> Iterable[dict[str, Any]]:
     """A row per implementation of a case."""
     errors, published = found(run, case, "error_of_bar"), speeds.of(operation(case), case.dimensions)
     for n, (impl, m) in enumerate(times.items()):
@@ -97,7 +114,7 @@ def case_rows(run: Run, case: Case, times: Found, of: Ceilings) -> Iterable[dict
         yield row
 
 
-def beside(run: Run, case: Case, impl: str, seconds: float) -> dict[str, str]:
+def beside(run: KernelRun, case: Case, impl: str, seconds: float) -> dict[str, str]:
     """Of our own kernel: its time with that of quantising its activations, and what its launch table predicted."""
     if impl != OURS:
         return {}
@@ -146,11 +163,11 @@ def rates(todo: work.Work, seconds: float, of: Ceilings) -> dict[str, str]:
     }
 
 
-def over(run: Run, m: Measurement, base: Measurement) -> str:
+def over(run: KernelRun, m: Measurement, base: Measurement) -> str:
     """How many times as long as ``base`` a series takes, of one launch; or why nothing is claimed."""
     if base.status != "ok":
         return ""
-    together = [b for b in run.measurements if same_series(b, base) and b.launch == m.launch and b.clock == m.clock]
+    together = [b for b in run.records[m.case] if same_series(b, base) and b.launch == m.launch and b.clock == m.clock]
     if not together:
         return "no claim: not timed in one launch"
     claim = ratio_claim(m.samples, together[-1].samples)
@@ -165,10 +182,10 @@ def same_series(a: Measurement, b: Measurement) -> bool:
     return (a.case, a.subject, a.impl, a.metric, a.status) == (b.case, b.subject, b.impl, b.metric, b.status)
 
 
-def ceiling_table(run: Run, of: Ceilings, who: str = "") -> Table:
+def ceiling_table(run: KernelRun, of: Ceilings, who: str = "") -> Table:
     """What torch reaches on this GPU, and what a roofline is drawn at."""
     rows = []
-    for m in run.measurements:
+    for m in (m for own in run.records.values() for m in own):
         kind = ceiling_of(m)
         if kind is not None:
             n = cases.load()[m.case].shape["n"]
@@ -188,7 +205,7 @@ def ceiling_table(run: Run, of: Ceilings, who: str = "") -> Table:
     return Table(f"Ceilings{who}", columns, frame, note)
 
 
-def check_table(run: Run, who: str = "") -> Table:
+def check_table(run: KernelRun, who: str = "") -> Table:
     """Every implementation's worst error over the shapes of a case: on the GPU, and interpreted."""
     rows = []
     for case in cases.load().values():
@@ -211,7 +228,7 @@ def check_table(run: Run, who: str = "") -> Table:
     return Table(f"Correctness{who}", columns, frame, note, limit=ALL)
 
 
-def untimed_table(run: Run, who: str = "") -> Table:
+def untimed_table(run: KernelRun, who: str = "") -> Table:
     """Of each operation the timed cases that have no time in the run, and why."""
     counted: dict[tuple[str, str], int] = {}
     for case in timed_cases():
@@ -227,10 +244,10 @@ def untimed_table(run: Run, who: str = "") -> Table:
     return Table(f"Not timed in this run{who}", columns, pd.DataFrame(rows, columns=["op", "cases", "why"]), note)
 
 
-def outside(run: Run, case: Case) -> str:
+def outside(run: KernelRun, case: Case) -> str:
     """Why a case has no record."""
-    profiles = {segment["profile"] for segment in run.info["segments"]}
-    if needs := case.elsewhere(run.info["device"]):
+    profiles = {segment["profile"] for segment in run.run.info["segments"]}
+    if needs := case.elsewhere(run.run.info["device"]):
         return needs
     if not profiles & set(case.profiles):
         return f"belongs to the profile {', '.join(case.profiles)}"

@@ -24,10 +24,11 @@ def kernel_parts(runs: Sequence[Run], note: str) -> list[dict[str, Any]]:
     tables: list[Table] = []
     charts: list[Drawing] = []
     lacking = False
-    for i, run in enumerate(runs, 1):
-        if not any(m.area == kernel_tables.AREA for m in run.measurements):
+    for i, whole in enumerate(runs, 1):
+        run = kernel_tables.KernelRun.of(whole)
+        if not run.records:
             continue
-        of, who = ceilings(run), f", run {i}" if len(runs) > 1 else ""
+        of, who = ceilings(whole), f", run {i}" if len(runs) > 1 else ""
         speeds = kernel_tables.speed_tables(run, of, who)
         if speeds and available():
             drawn = roofline(run, of, f"-{i}" if len(runs) > 1 else "")
@@ -40,7 +41,7 @@ def kernel_parts(runs: Sequence[Run], note: str) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "id": "kernels", "title": "Kernels", "text": TEXT, "charts": charts, "note": note if lacking else "",
+            "id": "kernel-times", "title": "Kernels", "text": TEXT, "charts": charts, "note": note if lacking else "",
             "tables": tables,
         }
     ]  # fmt: skip

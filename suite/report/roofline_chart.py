@@ -7,9 +7,8 @@ from statistics import median
 import pandas as pd
 from v3bench.suite.laws import work
 from v3bench.suite.report.chart_style import FIRM, SOFT, Drawing, drawing
-from v3bench.suite.report.kernel_tables import found, is_mine, operation, timed_cases, told
+from v3bench.suite.report.kernel_tables import KernelRun, found, is_mine, operation, timed_cases, told
 from v3bench.suite.report.rooflines import Ceilings, share
-from v3bench.suite.run_folder import Run
 
 # Operations with products, as they are told apart in the chart: colour and shape.
 KINDS = {
@@ -23,7 +22,7 @@ def kind(op: str) -> str:
     return "decoding" if op in DECODING else "prefill" if op == "mla_prefill" else "matrix product"
 
 
-def points(run: Run, of: Ceilings) -> pd.DataFrame:
+def points(run: KernelRun, of: Ceilings) -> pd.DataFrame:
     """Our kernels, and one's own, at every timed case with products: FLOP per byte, TFLOP/s, share of the roofline."""
     rows = []
     for case in timed_cases():
@@ -51,7 +50,7 @@ def roofs(of: Ceilings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["roof", "intensity", "rate"])
 
 
-def roofline(run: Run, of: Ceilings, mark: str = "") -> Drawing | None:
+def roofline(run: KernelRun, of: Ceilings, mark: str = "") -> Drawing | None:
     """The chart; None where the run has no time of a product. ``mark`` tells several runs' charts apart."""
     import altair as alt
 

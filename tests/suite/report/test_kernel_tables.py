@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 from v3bench.suite.ledger import cases, hardware
 from v3bench.suite.report import kernel_tables, markdown, rooflines
+from v3bench.suite.report.kernel_tables import KernelRun
 from v3bench.suite.report.kernel_view import kernel_parts
 
 GPU = {"name": "NVIDIA H200", "memory_bytes": 1, "capability": "9.0"}
 MINE = "mine.kernels:gemm"
+
+
+def speed_tables(run, of):
+    return kernel_tables.speed_tables(KernelRun.of(run), of)
 
 
 def steady(seconds):
@@ -49,7 +54,7 @@ def full(timed, gpu_run):
         timed("triton", 40e-6),
         timed("triton", metric="error_of_bar", samples=(0.25,), clock="none"),
         timed("cublaslt-block", 60e-6),
-        timed("rowwise", samples=tuple(50e-6 * (1 + 0.02 * i) for i in range(9))),
+        timed("row-wise", samples=tuple(50e-6 * (1 + 0.02 * i) for i in range(9))),
         timed("deepgemm", status="skipped", why="deep_gemm is not installed"),
         timed(MINE, 80e-6),
         timed("compiled", status="failed", why="its error is 7 times what is allowed"),
@@ -65,7 +70,7 @@ def rows(table):
 
 def test_a_row_says_time_rates_share_ratio_error_and_what_was_published(full):
     of = rooflines.ceilings(full)
-    gemm, quantize = sorted(kernel_tables.speed_tables(full, of), key=lambda table: table.caption)
+    gemm, quantize = sorted(speed_tables(full, of), key=lambda table: table.caption)
     assert gemm.caption == "fp8_gemm"
     row = rows(gemm)["triton"]
     assert row["Case"] == "gemm-o-64: M=64 N=7168 K=16384"
@@ -83,7 +88,7 @@ def test_a_row_says_time_rates_share_ratio_error_and_what_was_published(full):
 
 def test_a_product_is_shown_with_the_quantisation_of_its_input(timed, gpu_run):
     run = gpu_run(timed("triton", 40e-6), timed("bf16", 50e-6), timed("triton", 5e-6, case="quantize-64-wide"))
-    table = kernel_tables.speed_tables(run, rooflines.ceilings(run))[-1]
+    table = speed_tables(run, rooflines.ceilings(run))[-1]
     assert rows(table)["triton"]["With quantisation, us"] == "45.00"
     assert rows(table)["bf16"]["With quantisation, us"] == "–"
 
@@ -92,25 +97,25 @@ def test_what_the_launch_table_predicted_stands_apart(timed, gpu_run, monkeypatc
     shape = tuple(sorted(cases.load()["gemm-o-64"].dimensions.items()))
     monkeypatch.setattr(kernel_tables, "predictions", lambda op: {shape: 33e-6} if op == "fp8_gemm" else {})
     run = gpu_run(timed("triton", 40e-6), timed("triton", 50e-6, case="gemm-o-16"))
-    (table,) = kernel_tables.speed_tables(run, rooflines.ceilings(run))
+    (table,) = speed_tables(run, rooflines.ceilings(run))
     column = [column.label for column in table.columns].index("Modelled, us")
     assert [row[column] for row in table.cells] == ["33.00", "–"]
     assert "Modelled: what the compiled code predicts" in table.notes
 
 
 def test_rivals_stand_beside_ours_and_ones_own_with_intervals_or_without_a_claim(full):
-    gemm = kernel_tables.speed_tables(full, rooflines.ceilings(full))[-1]
+    gemm = speed_tables(full, rooflines.ceilings(full))[-1]
     found = rows(gemm)
     assert found["cublaslt-block"]["Takes, over triton"].startswith("1.50 × (1.50 to 1.50)")
     assert found["cublaslt-block"][f"Takes, over {MINE}"].startswith("0.75 ×")
     assert found[MINE]["Takes, over triton"].startswith("2.00 ×")
-    assert found["rowwise"]["Takes, over triton"].startswith("no claim: ")
-    assert "%" in found["rowwise"]["Takes, over triton"]
-    assert list(found) == ["triton", "cublaslt-block", "rowwise", "compiled", "deepgemm", MINE]
+    assert found["row-wise"]["Takes, over triton"].startswith("no claim: ")
+    assert "%" in found["row-wise"]["Takes, over triton"]
+    assert list(found) == ["triton", "cublaslt-block", "row-wise", "deepgemm", "compiled", MINE]
 
 
 def test_what_was_not_timed_says_why_and_has_no_number(full):
-    found = rows(kernel_tables.speed_tables(full, rooflines.ceilings(full))[-1])
+    found = rows(speed_tables(full, rooflines.ceilings(full))[-1])
     assert found["deepgemm"]["Not timed because"] == "skipped: deep_gemm is not installed"
     assert found["compiled"]["Not timed because"] == "failed: its error is 7 times what is allowed"
     for impl in ("deepgemm", "compiled"):
@@ -119,7 +124,7 @@ def test_what_was_not_timed_says_why_and_has_no_number(full):
 
 def test_ratios_are_of_one_launch_only(timed, gpu_run):
     run = gpu_run(timed("triton", 1e-5), timed("cublaslt-block", 2e-5, launch="b"))
-    (table,) = kernel_tables.speed_tables(run, rooflines.ceilings(run))
+    (table,) = speed_tables(run, rooflines.ceilings(run))
     assert rows(table)["cublaslt-block"]["Takes, over triton"] == "no claim: not timed in one launch"
 
 
@@ -137,21 +142,24 @@ def test_ceilings_are_the_runs_own_before_the_datasheets(full, gpu_run):
 
 def test_without_a_known_ceiling_no_share_is_said(timed, gpu_run):
     run = gpu_run(timed("triton", 1e-5), gpus=[{**GPU, "name": "A card"}])
-    (table,) = kernel_tables.speed_tables(run, rooflines.ceilings(run))
+    (table,) = speed_tables(run, rooflines.ceilings(run))
     assert "Of roofline" not in {column.label for column in table.columns}
-    assert kernel_tables.ceiling_table(run, rooflines.ceilings(run)).notes == "No ceiling of this device is known."
+    assert (
+        kernel_tables.ceiling_table(KernelRun.of(run), rooflines.ceilings(run)).notes
+        == "No ceiling of this device is known."
+    )
 
 
 def test_products_bind_where_they_take_longer_than_memory(timed, gpu_run):
     run = gpu_run(timed("triton", 800e-6, case="gemm-o-4096"))
-    (table,) = kernel_tables.speed_tables(run, rooflines.ceilings(run))
+    (table,) = speed_tables(run, rooflines.ceilings(run))
     row = rows(table)["triton"]
     assert (row["Bound by"], row["Of roofline"]) == ("products", "61%")  # 962 GFLOP in 800 us of 1979 TFLOP/s
 
 
 def test_a_result_of_another_version_of_the_case_is_left_out(timed, gpu_run):
     run = gpu_run(timed("triton", 1e-5, case_version=99))
-    assert kernel_tables.speed_tables(run, rooflines.ceilings(run)) == []
+    assert speed_tables(run, rooflines.ceilings(run)) == []
 
 
 def test_a_run_on_a_cpu_has_checks_and_what_needs_a_gpu(timed, run_of):
@@ -175,7 +183,7 @@ def test_no_chapter_without_kernels(record, run_of):
 def test_a_wrong_kernel_stands_in_the_checks_with_its_reason(timed, gpu_run):
     wrong = timed(MINE, status="failed", why="at M=5: its error is 3 times what is allowed", case="check-gemm",
                   metric="error_of_bar")  # fmt: skip
-    assert kernel_tables.check_table(gpu_run(wrong)).cells == [
+    assert kernel_tables.check_table(KernelRun.of(gpu_run(wrong))).cells == [
         ["fp8_gemm", MINE, "failed", "at M=5: its error is 3 times what is allowed", "check-gemm"]
     ]
 
@@ -187,7 +195,7 @@ def test_several_runs_stand_apart(full, gpu_run, timed):
 
 
 def test_the_tables_are_markdown_too(full):
-    table = kernel_tables.speed_tables(full, rooflines.ceilings(full))[-1]
+    table = speed_tables(full, rooflines.ceilings(full))[-1]
     lines = markdown.render(table).splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
@@ -197,14 +205,14 @@ def test_the_roofline_has_a_point_a_case_and_a_line_a_roof(full):
     from v3bench.suite.report import roofline_chart
 
     of = rooflines.ceilings(full)
-    frame = roofline_chart.points(full, of)
+    frame = roofline_chart.points(KernelRun.of(full), of)
     assert frame["impl"].tolist() == ["triton", MINE]  # nothing of rivals, nor of what has no products
     assert frame["intensity"].tolist() == pytest.approx([125.6] * 2, rel=1e-2)
     lines = roofline_chart.roofs(of)
     assert lines.groupby("roof").size().to_dict() == {"FP8": 3, "bfloat16": 3}
     ridge = lines[lines["roof"] == "FP8"].iloc[1]
     assert (ridge["intensity"], ridge["rate"]) == pytest.approx((1.4e15 / 4.4e12, 1400), rel=1e-3)
-    drawn = roofline_chart.roofline(full, of)
+    drawn = roofline_chart.roofline(KernelRun.of(full), of)
     assert drawn.id == "kernels-roofline"
     assert "measured in this run" in drawn.note
-    assert roofline_chart.roofline(full.__class__(full.info, (), full.path), of) is None
+    assert roofline_chart.roofline(KernelRun(full, {}), of) is None
