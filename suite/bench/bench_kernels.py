@@ -47,8 +47,8 @@ def test_interpreted(record, case, series):
     op, impl = race.operation(series)
     few = record.session.plan.profile in ("smoke", "quick") and not own.is_own(impl)
     with judged(record):
-        worst, shapes = interpreter()(op, impl, 1 if few else MOST)
-    record([worst], convention=f"interpreted, {shapes}", precision=registry.load(op).precision)
+        found = interpreter()(op, impl, 1 if few else MOST)
+    record([found.error], convention=f"interpreted, {found.shapes}", precision=found.precision)
 
 
 def test_checked(record, case, series, device):

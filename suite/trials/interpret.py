@@ -7,12 +7,20 @@ import os
 import subprocess
 import sys
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from v3bench.suite.trials.contest import Wrong
 
 MOST = 1000  # more small shapes than any operation has
 WORKER = "v3bench.suite.trials.interpret_worker"
+
+
+class Interpreted(NamedTuple):
+    """The worst error over what is allowed, of how many shapes, and the operation's precision."""
+
+    error: float
+    shapes: str
+    precision: str
 
 
 class Interpreter:
@@ -22,8 +30,8 @@ class Interpreter:
         self.environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.child: subprocess.Popen[str] | None = None
 
-    def __call__(self, op: str, impl: str, most: int = MOST) -> tuple[float, str]:
-        """(Worst error over what is allowed, on how many of the small shapes), on at most so many. Raises Wrong."""
+    def __call__(self, op: str, impl: str, most: int = MOST) -> Interpreted:
+        """An implementation on at most so many of the operation's small shapes. Raises Wrong."""
         if self.child is None:
             # -P: folders of the working directory are no packages, whatever they are called.
             self.child = subprocess.Popen(
@@ -43,7 +51,8 @@ class Interpreter:
         answer: dict[str, Any] = json.loads(line)
         if "wrong" in answer:
             raise Wrong(answer["wrong"])
-        return answer["error"], f"{answer['shapes']} of {answer['of']} small shapes"
+        shapes = f"{answer['shapes']} of {answer['of']} small shapes"
+        return Interpreted(answer["error"], shapes, answer["precision"])
 
     def close(self) -> int:
         """End the child process; its status."""

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def checked(op: str, impl: str, most: int) -> dict[str, Any]:
-    """{"error": worst over the first ``most`` small shapes, "shapes": how many, "of": how many there are}.
+    """{"error": worst over the first ``most`` small shapes, "shapes": how many, "of": how many there are, "precision"}.
 
     {"wrong": why} where the result does not count.
     """
@@ -32,7 +32,7 @@ def checked(op: str, impl: str, most: int) -> dict[str, Any]:
         except Wrong as wrong:
             return {"wrong": f"at {', '.join(f'{key}={n}' for key, n in shape.items())}: {wrong}"}
         errors.append(error or 0.0)  # ours and one's own are always held to one
-    return {"error": max(errors), "shapes": len(errors), "of": len(trial.small)}
+    return {"error": max(errors), "shapes": len(errors), "of": len(trial.small), "precision": trial.precision}
 
 
 def main() -> None:

@@ -33,8 +33,8 @@ def interpreter(tmp_path, monkeypatch):
 
 
 def test_ours_and_ones_own_are_checked_and_a_dead_child_is_replaced(interpreter):
-    assert interpreter("quantize_blocks", "triton", 1) == (0.0, "1 of 2 small shapes")
-    assert interpreter("quantize_tiles", "mine_interpreted:noisy") == (0.0, "3 of 3 small shapes")
+    assert interpreter("quantize_blocks", "triton", 1) == (0.0, "1 of 2 small shapes", "fp8")
+    assert interpreter("quantize_tiles", "mine_interpreted:noisy") == (0.0, "3 of 3 small shapes", "fp8")
     with pytest.raises(Wrong, match="at M=5, K=300: its error is beyond any bound"):
         interpreter("quantize_tiles", "mine_interpreted:wrong")
     with pytest.raises(Wrong, match="ended the interpreter's process with status 7"):
