@@ -58,10 +58,8 @@ def kernel_keys(  # type: ignore[no-untyped-def]
         full = tl.cdiv(tl.maximum(key + BLOCK_N - 1 - shift, 0), BLOCK_M) * BLOCK_M
     if WINDOW:
         high = tl.minimum(S, key + BLOCK_N - 1 + window - shift)
-        full = high
-    full = tl.minimum(tl.maximum(full, low), high)
     if key >= end:
-        full, high = low, low
+        high = low
 
     at = key + tl.arange(0, BLOCK_N)
     k = operand(resident(k_ptr, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD))
@@ -74,45 +72,41 @@ def kernel_keys(  # type: ignore[no-untyped-def]
     for member in range(groups):
         head = group * groups + member
         rows = rows_ptr + (batch.to(tl.int64) * H + head) * 2 * P
-        for MASKED in tl.static_range(2):
-            if MASKED:
-                start, stop = low, full
-            else:
-                start, stop = full, high
-            for first in tl.range(start, stop, BLOCK_M):
-                row = first + tl.arange(0, BLOCK_M)
-                # What is multiplied first is fetched last, as in the forward kernel.
-                do = tile(
-                    d_out, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width,
-                    BLOCK_M, VALUE, BULK,
-                )  # fmt: skip
-                if TAIL:
-                    rest = tile(
-                        q_tail, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL, BULK
-                    )
-                q = tile(q_head, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, BULK)
-                scores = tl.dot(k, operand(q).T, input_precision="ieee")
-                if TAIL:
-                    scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
-                base = tl.load(rows + row)
-                weights = tl.math.exp2(scores * factor - base[None, :])
-                if MASKED:
-                    position = shift + row
-                    seen = at[:, None] >= 0
-                    if CAUSAL:
-                        seen = at[:, None] <= position[None, :]
-                    if WINDOW:
-                        seen = seen & (at[:, None] > position[None, :] - window)
-                    weights = tl.where(seen, weights, 0.0)
-                weights = narrow(weights, TYPE)  # in half the registers
-                slope = tl.dot(values, operand(do).T, input_precision="ieee")
-                dv = tl.dot(operand(weights), operand(do), dv, input_precision="ieee")
-                delta = tl.load(rows + P + row)
-                slope = weights.to(tl.float32) * (slope - delta[None, :])
-                slope = operand(narrow(slope, q.dtype))
-                dk = tl.dot(slope, operand(q), dk, input_precision="ieee")
-                if TAIL:
-                    dk_last = tl.dot(slope, operand(rest), dk_last, input_precision="ieee")
+        for first in tl.range(low, high, BLOCK_M):
+            row = first + tl.arange(0, BLOCK_M)
+            # What is multiplied first is fetched last, as in the forward kernel.
+            do = tile(
+                d_out, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width,
+                BLOCK_M, VALUE, BULK,
+            )  # fmt: skip
+            if TAIL:
+                rest = tile(
+                    q_tail, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL, BULK
+                )
+            q = tile(q_head, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, BULK)
+            scores = tl.dot(k, operand(q).T, input_precision="ieee")
+            if TAIL:
+                scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
+            base = tl.load(rows + row)
+            weights = tl.math.exp2(scores * factor - base[None, :])
+            position = shift + row
+            if WINDOW:
+                seen = at[:, None] > position[None, :] - window
+                if CAUSAL:
+                    seen = seen & (at[:, None] <= position[None, :])
+                weights = tl.where(seen, weights, 0.0)
+            elif CAUSAL:  # noqa: SIM102  known when compiled; the next is not
+                if first < full:
+                    weights = tl.where(at[:, None] <= position[None, :], weights, 0.0)
+            weights = narrow(weights, TYPE)  # in half the registers
+            slope = tl.dot(values, operand(do).T, input_precision="ieee")
+            dv = tl.dot(operand(weights), operand(do), dv, input_precision="ieee")
+            delta = tl.load(rows + P + row)
+            slope = weights.to(tl.float32) * (slope - delta[None, :])
+            slope = operand(narrow(slope, q.dtype))
+            dk = tl.dot(slope, operand(q), dk, input_precision="ieee")
+            if TAIL:
+                dk_last = tl.dot(slope, operand(rest), dk_last, input_precision="ieee")
 
     heads = H // groups
     if lengths_ptr is not None:  # a key beyond its row's length has no gradient, whatever it holds
@@ -157,11 +151,10 @@ def kernel_queries(  # type: ignore[no-untyped-def]
     if TAIL:
         tail = operand(resident(q_ptr, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL))
         dq_last = tl.zeros((BLOCK_M, TAIL), tl.float32)
-    for MASKED in tl.static_range(1 if WINDOW else 0, 2):
-        if MASKED:
-            start, stop = full, high
-        else:
-            start, stop = low, full
+    # As in the forward kernel.
+    FIRST: tl.constexpr = 1 if WINDOW else (2 if lengths_ptr is None else 0)
+    for EDGE in tl.static_range(FIRST, 3 if FIRST == 2 else 2):
+        start, stop = (full, high) if EDGE == 1 else (low, high if EDGE == 2 else full)
         for key in tl.range(start, stop, BLOCK_N):
             at = key + tl.arange(0, BLOCK_N)
             # What is multiplied first is fetched last, as in the forward kernel.
@@ -169,7 +162,7 @@ def kernel_queries(  # type: ignore[no-untyped-def]
             if TAIL:
                 rest = tile(k_tail, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, BULK)
             keys = tile(k_head, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD, BULK)
-            if MASKED and lengths_ptr is not None:  # beyond a row's length may lie anything, and 0 times NaN is NaN
+            if EDGE == 1 and lengths_ptr is not None:  # beyond a row's length may lie anything, and 0 times NaN is NaN
                 keys = tl.where((at < end)[:, None], keys, tl.zeros_like(keys))
                 if TAIL:
                     rest = tl.where((at < end)[:, None], rest, tl.zeros_like(rest))
@@ -179,11 +172,14 @@ def kernel_queries(  # type: ignore[no-untyped-def]
             weights = tl.math.exp2(scores * factor - base[:, None])
             slope = tl.dot(do, operand(values).T, input_precision="ieee")
             slope = weights * (slope - delta[:, None])
-            if MASKED:
+            if EDGE == 1:
                 seen = at[None, :] <= last[:, None]
                 if WINDOW:
                     seen = seen & (at[None, :] > position[:, None] - window)
                 slope = tl.where(seen, slope, 0.0)
+            elif EDGE == 2:  # noqa: SIM102  known when compiled; the next is not
+                if key >= full:
+                    slope = tl.where(at[None, :] <= last[:, None], slope, 0.0)
             slope = operand(narrow(slope, keys.dtype))
             dq = tl.dot(slope, operand(keys), dq, input_precision="ieee")
             if TAIL:

@@ -98,8 +98,11 @@ def kernel(  # type: ignore[no-untyped-def]
     most = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, VALUE), tl.float32)
-    for MASKED in tl.static_range(1 if WINDOW else 0, 2):  # first the tiles that all queries see whole, then the edge
-        start, stop = (full, high) if MASKED else (low, full)
+    # Tiles that all queries see whole need no mask. One loop tells them apart as it runs (2), as a second would wait
+    # for its first copies; but where an edge costs more than a mask, those without come first (0), then the others (1).
+    FIRST: tl.constexpr = 1 if WINDOW else (2 if lengths_ptr is None else 0)
+    for EDGE in tl.static_range(FIRST, 3 if FIRST == 2 else 2):
+        start, stop = (full, high) if EDGE == 1 else (low, high if EDGE == 2 else full)
         for key in tl.range(start, stop, BLOCK_N):
             # What is multiplied first is fetched last: else the compiler puts a barrier between softmax and product,
             # and the two warp groups, which hold 64 queries each, could not overlap one's with the other's.
@@ -111,11 +114,14 @@ def kernel(  # type: ignore[no-untyped-def]
             if TAIL:
                 scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
             at = key + tl.arange(0, BLOCK_N)
-            if MASKED:
+            if EDGE == 1:
                 seen = at[None, :] <= last[:, None]
                 if WINDOW:
                     seen = seen & (at[None, :] > position[:, None] - window)
                 scores = tl.where(seen, scores, float("-inf"))
+            elif EDGE == 2:  # noqa: SIM102  known when compiled; the next is not
+                if key >= full:
+                    scores = tl.where(at[None, :] <= last[:, None], scores, float("-inf"))
             above = tl.maximum(most, tl.max(scores, 1))
             # Where a query has seen nothing yet, -inf less -inf would be NaN.
             origin = tl.where(above == float("-inf"), 0.0, above) * factor
@@ -124,7 +130,7 @@ def kernel(  # type: ignore[no-untyped-def]
             most = above
             total = total * fade + tl.sum(weights, 1)
             acc = acc * fade[:, None]
-            if MASKED and lengths_ptr is not None:  # beyond a row's length may lie anything, and 0 times NaN is NaN
+            if EDGE == 1 and lengths_ptr is not None:  # beyond a row's length may lie anything, and 0 times NaN is NaN
                 values = tl.where((at < end)[:, None], values, tl.zeros_like(values))
             acc = tl.dot(operand(narrow(weights, values.dtype)), operand(values), acc, input_precision="ieee")
 
