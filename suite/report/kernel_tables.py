@@ -109,7 +109,7 @@ def case_rows(run: KernelRun, case: Case, times: Found, of: Ceilings) -> Iterabl
             row |= rates(work.of(operation(case), case.dimensions), median(m.samples), of)
             error = errors.get(impl)
             row |= beside(run, case, impl, median(m.samples))
-            row["error"] = number(error.samples[0], 3) if error and error.samples else "other numerics"
+            row["error"] = number(error.samples[0], 3) if error and error.samples else "not held to it"
             row |= {f"over {name}": over(run, m, times[name]) for name in times if is_mine(name) and name != impl}
         yield row
 
