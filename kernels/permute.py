@@ -27,7 +27,7 @@ from v3bench.kernels.order import NEEDS, Order
 from v3bench.kernels.quantize import FP8, TILE, empty_scales
 
 WIDE = (torch.bfloat16, torch.float16, torch.float32)
-FILL = 32  # rows that a program fills with zeros or scales
+FILL, COLUMNS = 32, 32  # rows that a program fills with zeros or scales, and scales of a row that are loaded together
 
 
 def reference_permute(x: Tensor, made: Order, scales: Tensor | None = None) -> Any:
@@ -66,12 +66,13 @@ def clear(rows_ptr, padding, first, row_step, D, COLUMNS: tl.constexpr, FILL: tl
 def kernel_permute(  # type: ignore[no-untyped-def]
     x_ptr, scales_ptr, rows_ptr, tokens_ptr, out_ptr, out_scales_ptr, T, R, D, W, x_row, scales_row, scales_column,
     out_row, out_scales_row, out_scales_column,
-    K: tl.constexpr, SCALES: tl.constexpr, FILL: tl.constexpr, BLOCK: tl.constexpr,
+    K: tl.constexpr, SCALES: tl.constexpr, FILL: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The first programs: a stretch of one token's row (in words of 4 bytes) to its K places; the last: FILL rows'
-    scales, and zeros into padding."""
-    program, stretches = tl.program_id(0), tl.cdiv(D, BLOCK)
-    if program < T * stretches:
+    """The first programs: FILL rows' scales, and zeros into padding, while the others stream; the others: a stretch of
+    one token's row (in words of 4 bytes) to its K places."""
+    stretches, fills = tl.cdiv(D, BLOCK), tl.cdiv(R, FILL)
+    program = tl.program_id(0) - fills
+    if program >= 0:
         token = program // stretches
         columns = program % stretches * BLOCK + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + token.to(tl.int64) * x_row + columns, mask=columns < D)
@@ -79,7 +80,7 @@ def kernel_permute(  # type: ignore[no-untyped-def]
             row = tl.load(rows_ptr + token * K + k)
             tl.store(out_ptr + row.to(tl.int64) * out_row + columns, x, mask=(columns < D) & (row >= 0))
     else:
-        first = (program - T * stretches) * FILL
+        first = (program + fills) * FILL
         rows = first + tl.arange(0, FILL)
         source = tl.load(tokens_ptr + rows, mask=rows < R, other=0)
         padding = (source < 0) & (rows < R)
@@ -87,8 +88,8 @@ def kernel_permute(  # type: ignore[no-untyped-def]
         if SCALES:
             origin = tl.maximum(source, 0).to(tl.int64)[:, None] * scales_row
             target = rows.to(tl.int64)[:, None] * out_scales_row
-            for start in range(0, W, 8):
-                column = (start + tl.arange(0, 8)).to(tl.int64)[None, :]
+            for start in range(0, W, COLUMNS):
+                column = (start + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
                 inside = (rows < R)[:, None] & (column < W)
                 held = inside & (source >= 0)[:, None]
                 scale = tl.load(scales_ptr + origin + column * scales_column, mask=held, other=0.0)
@@ -152,7 +153,7 @@ def launches_permute(
         "x_ptr": words, "scales_ptr": None, "rows_ptr": made.rows, "tokens_ptr": made.tokens, "out_ptr": placed,
         "out_scales_ptr": None, "T": T, "R": R, "D": words.shape[1], "W": 0, "x_row": words.stride(0),
         "scales_row": 0, "scales_column": 0, "out_row": placed.stride(0), "out_scales_row": 0, "out_scales_column": 0,
-        "K": K, "SCALES": scales is not None, "FILL": FILL, **blocks,
+        "K": K, "SCALES": scales is not None, "FILL": FILL, "COLUMNS": COLUMNS, **blocks,
     }  # fmt: skip
     if scales is not None and out_scales is not None:
         args |= {

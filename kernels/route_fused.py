@@ -30,6 +30,7 @@ NEEDS = checks.Needs((8, 0), "the least that Triton compiles for")
 MOST_EXPERTS, MOST_CHOSEN = 512, 32  # of a row that a warp's registers hold
 TINY = tl.constexpr(1e-20)  # route.TINY
 LOWEST = tl.constexpr(-(2**31))
+BACKWARD: Config = {"ROWS": 4, "num_warps": 4}  # one row a warp makes Triton pass 512 words through shared memory
 
 
 @triton.jit
@@ -188,7 +189,7 @@ class Route(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, bias: Tensor | None, plan: Plan, config: Config) -> Routing:
         made = routed(logits, bias, plan, config)
-        ctx.plan, ctx.config = plan, config
+        ctx.plan = plan
         ctx.save_for_backward(made.chosen, made.scores)
         ctx.mark_non_differentiable(made.chosen)
         ctx.set_materialize_grads(False)
@@ -205,7 +206,7 @@ class Route(torch.autograd.Function):
         dgates, dscores = (None if d is None else d.contiguous() for d in (dgates, dscores))
         dlogits = torch.empty_like(scores)
         if not scores.is_meta:
-            run(launches_backward(dgates, dscores, chosen, scores, ctx.plan, dlogits, config=ctx.config))
+            run(launches_backward(dgates, dscores, chosen, scores, ctx.plan, dlogits, config=BACKWARD))
         return dlogits, None, None, None
 
 
