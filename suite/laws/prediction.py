@@ -88,12 +88,15 @@ def predict(work: Work, launches: Sequence[Compiled], machine: Machine) -> Predi
 
 
 def passes(work: Work, launch: Compiled) -> float:
-    """How often a program runs through its loop."""
+    """How often a program runs through its loop: as its products or its bytes demand, whichever is more.
+
+    A product padded to what the tensor cores take does more FLOPs than the operation needs, so bytes tell more there.
+    """
     if not launch.loop:
         return 1.0
-    if work.flops and launch.loop_flops:
-        return max(work.flops / (launch.programs * launch.loop_flops), 1.0)
-    return max(work.nbytes / (launch.programs * launch.loop_bytes), 1.0) if launch.loop_bytes else 1.0
+    by_flops = work.flops / launch.loop_flops if launch.loop_flops else 0.0
+    by_bytes = work.nbytes / launch.loop_bytes if launch.loop_bytes else 0.0
+    return max(by_flops / launch.programs, by_bytes / launch.programs, 1.0)
 
 
 def issued(launch: Compiled, times: float) -> float:

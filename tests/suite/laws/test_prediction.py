@@ -60,6 +60,8 @@ def test_passes_follow_from_the_loop():
     assert passes(Work(50_000, 1, "bf16"), looped) == 5
     assert passes(Work(0, 80_000, "", 1), replace(looped, loop_flops=0, loop_bytes=400)) == 20
     assert passes(Work(50_000, 1, "bf16"), KERNEL) == 1
+    padded = replace(looped, loop_flops=16_000, loop_bytes=400)
+    assert passes(Work(50_000, 80_000, "bf16"), padded) == 20  # three of four products are padding
 
 
 def test_every_launch_costs_its_gap():
