@@ -3,6 +3,7 @@
     fp8_experts   launcher, with the arguments of experts.py
     product       both grouped products with what lies between and around them
     Experts       the same with gradients
+    masked_mlp    both products over a masked layout: what an expert-parallel decoder runs between its all-to-alls
 
 A token's row is quantised once and copied to where its experts read it; the first product, SwiGLU with the token's gate
 and quantisation in one pass, the second product, and the sum over each token's experts. All three products of each
@@ -25,6 +26,7 @@ from v3bench.kernels import checks
 from v3bench.kernels.fp8_gemm_wgrad import grouped_fp8_wgrad
 from v3bench.kernels.gated_swiglu import gated_swiglu_backward
 from v3bench.kernels.grouped_fp8_gemm import grouped_fp8_gemm
+from v3bench.kernels.masked_fp8_gemm import masked_fp8_gemm
 from v3bench.kernels.order import Order, order
 from v3bench.kernels.permute import permute, unpermute
 from v3bench.kernels.quantize import GUARD, TILE, WIDE, quantize_blocks, quantize_tiles
@@ -68,6 +70,17 @@ def product(x: Tensor, gates: Tensor, made: Order, gate_up: Quantized, down: Qua
     z, z_scales = swiglu_quantize(h, flat(gates), made.pairs)
     y = grouped_fp8_gemm(z, z_scales, *down, made.offsets, x.dtype)
     return unpermute(y, made), h
+
+
+def masked_mlp(
+    x: Tensor, scales: Tensor, masked_m: Tensor, gate_up: Quantized, down: Quantized, *, expected_m: int | None = None
+) -> Tensor:
+    """x (E, R, D) e4m3, scales (E, R, D/128), masked_m (E) valid rows, weights' codes and scales -> (E, R, D) bfloat16.
+
+    Three launches; rows that are not valid are neither read nor written. Raises ValueError.
+    """
+    h = masked_fp8_gemm(x, scales, *gate_up, masked_m, expected_m=expected_m)
+    return masked_fp8_gemm(*swiglu_quantize(h, masked_m=masked_m), *down, masked_m, expected_m=expected_m)
 
 
 class Experts(torch.autograd.Function):

@@ -55,8 +55,17 @@ def multiply(  # type: ignore[no-untyped-def]
     sums = ()
     for _ in tl.static_range(PARTS):
         sums = joined(sums, tl.zeros((BN, BM) if SWAP else (BM, BN), tl.float32))
+    # Products of few rows do not last as long as a load: their scales are asked for a tile ahead.
+    AHEAD: tl.constexpr = SWAP and BM <= 32
+    x_next = tl.load(x_scales, mask=inside, other=0.0)
     for k in range(0, tl.cdiv(K, 128)):
-        x_scale = tl.load(x_scales, mask=inside, other=0.0)
+        if AHEAD:
+            x_scale = x_next
+            x_scales += tl.where(k + 1 < tl.cdiv(K, 128), x_scales_column, 0)
+            x_next = tl.load(x_scales, mask=inside, other=0.0)
+        else:
+            x_scale = tl.load(x_scales, mask=inside, other=0.0)
+            x_scales += x_scales_column
         x = x_desc.load([row, k * 128])
         # All loads before the first product: so they share one barrier.
         parts, promoted = (), ()
@@ -72,7 +81,6 @@ def multiply(  # type: ignore[no-untyped-def]
                 total = sums[i] + tl.dot(x, parts[i].T) * scale[:, None]
             promoted = joined(promoted, pinned(total))
         sums = promoted
-        x_scales += x_scales_column
     out_ptr += row.to(tl.int64) * out_row
     for i in tl.static_range(PARTS):
         total = sums[i].T if SWAP else sums[i]
@@ -120,7 +128,8 @@ def launch(
     flat, into = x.flatten(0, -2), out.flatten(0, -2)
     T, tile = len(flat), sizes["BM"]
     most = E * cdiv(pitch, tile) if masked else T // tile + min(T, E)  # row blocks, whatever the rows of each expert
-    tiles = most * cdiv(N, sizes["BN"] * sizes["PARTS"])
+    wide = sizes["BN"] * sizes["PARTS"]
+    tiles = most * cdiv(N, wide)
     args = {
         "x_desc": descriptor(flat, (tile, TILE)), "w_desc": descriptor(w.flatten(0, 1), (sizes["BN"], TILE)),
         "x_scales_ptr": x_scales, "w_scales_ptr": w_scales, "ends_ptr": ends, "out_ptr": into,
@@ -130,7 +139,8 @@ def launch(
         **sizes, "MASKED": masked, "EXPERTS": max(triton.next_power_of_2(E), 32),
     }  # fmt: skip
     programs = blocks["PERSISTENT"] * sms(x.device) if blocks["PERSISTENT"] else tiles
-    return Launch(kernel, (min(tiles, programs),), args, options)
+    balanced = E * cdiv(cdiv(T, E), tile) * cdiv(N, wide)  # tiles, with as many rows of each expert
+    return Launch(kernel, (min(tiles, programs),), args, options, l2_bytes=balanced * (tile + wide) * K)
 
 
 def rows(m: int, part: int, parts: int, per_sm: int, warps: int, stages: int, **more: int) -> dict[str, int | bool]:
@@ -156,22 +166,23 @@ MANY = [
     rows(256, 64, 1, 1, 8, 4),  # 186, 161 KiB, 1
 ]
 FEW = [
-    rows(64, 128, 1, 2, 4, 4),  # 171, 96 KiB, 2
+    rows(64, 128, 1, 2, 4, 4),  # 175 registers, 96 KiB, 2 CTAs
     rows(64, 64, 2, 3, 4, 3, maxnreg=128),  # 128, 72 KiB, 3
-    rows(64, 128, 2, 1, 8, 4),  # 179, 160 KiB, 1
+    rows(64, 64, 1, 2, 4, 6),  # 120, 96 KiB, 2
+    rows(64, 128, 2, 1, 8, 4),  # 181, 160 KiB, 1
     swapped(64, 128, 1, 2, 4, 4),  # 197, 96 KiB, 2
-    swapped(64, 64, 1, 2, 4, 6),  # 129, 96 KiB, 2
     swapped(64, 64, 2, 3, 4, 3, maxnreg=168),  # 166, 72 KiB, 3
-    swapped(32, 128, 1, 2, 4, 4),  # 118, 80 KiB, 2
-    swapped(32, 128, 1, 3, 4, 3),  # 113, 60 KiB, 3
-    swapped(32, 64, 1, 3, 4, 6),  # 88, 72 KiB, 3
-    # Three CTAs of four stages keep 160 KiB a SM on the way, five times what hides the memory's latency.
-    swapped(16, 128, 1, 3, 4, 4),  # 72, 72 KiB, 3
-    swapped(16, 128, 1, 2, 4, 6),  # 84, 108 KiB, 2
-    swapped(16, 128, 1, 4, 4, 3),  # 67, 54 KiB, 4
-    swapped(16, 64, 2, 3, 4, 4),  # 77, 72 KiB, 3
-    swapped(16, 64, 1, 4, 4, 5),  # 70, 50 KiB, 4
-    swapped(16, 64, 1, 6, 4, 3),  # 52, 30 KiB, 7
+    swapped(32, 128, 1, 2, 4, 4),  # 132, 80 KiB, 2
+    swapped(32, 128, 1, 3, 4, 3),  # 128, 60 KiB, 3
+    swapped(32, 64, 1, 2, 4, 8),  # 109, 96 KiB, 2
+    # Three CTAs of four stages keep 160 KiB an SM on the way, five times what hides the memory's latency.
+    swapped(16, 128, 1, 3, 4, 4),  # 77, 72 KiB, 3
+    swapped(16, 128, 1, 2, 4, 6),  # 80, 108 KiB, 2
+    swapped(16, 128, 1, 4, 4, 3),  # 73, 54 KiB, 4
+    swapped(16, 64, 2, 3, 4, 4),
+    # One or two experts have few tiles: narrower ones, each with more on the way.
+    swapped(16, 64, 1, 2, 4, 10),  # 90, 100 KiB, 2
+    swapped(16, 64, 1, 4, 4, 5),  # 63, 50 KiB, 4
 ]
 
 

@@ -36,6 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "unpermute": {"BLOCK": 256, "num_warps": 4},
     "swiglu_quantize": {"ROWS": 32, "num_warps": 4},
     "grouped_fp8_gemm": rows(128, 64, 2, 0, 4, 3),
+    "masked_fp8_gemm": rows(16, 64, 2, 0, 4, 3),
     "grouped_fp8_wgrad": fp8_gemm_wgrad.many(64, 64, 2, 4, 3),
 }
 
@@ -145,6 +146,19 @@ def test_only_the_gradients_asked_for_are_made(monkeypatch: pytest.MonkeyPatch) 
     fp8_experts.fp8_experts(x.requires_grad_(), gates, index, w_gate_up, w_down).sum().backward()
     assert x.grad is not None
     assert gates.grad is None
+
+
+def test_masked_rows_are_the_same_experts() -> None:
+    counts, R = torch.tensor([3, 0, 5], dtype=torch.int32), 8
+    w_gate_up, w_down = (quantized(w) for w in inputs()[3:])
+    codes, scales = quantize.quantize_tiles(torch.randn(E * R, D))
+    got = fp8_experts.masked_mlp(codes.view(E, R, D), scales.view(E, R, -1), counts, w_gate_up, w_down)
+    for e, rows_ in ((0, 3), (2, 5)):
+        own, ends = slice(e * R, e * R + rows_), torch.tensor([rows_])
+        h = grouped_fp8_gemm.reference(codes[own], scales[own], *(part[e : e + 1] for part in w_gate_up), ends)
+        z = swiglu_quantize.reference(h)
+        want = grouped_fp8_gemm.reference(*z, *(part[e : e + 1] for part in w_down), ends, **WIDE)
+        assert rounding_error(got[e, :rows_], want, torch.bfloat16, 16) <= 1
 
 
 def test_codes_may_come_from_a_cache() -> None:
