@@ -70,27 +70,34 @@ def launches(
 ) -> tuple[Launch, ...]:
     """Over pages (P, 64, W), or without a block_table over latents (B, L, W); parts as ``empty_parts`` makes them."""
     (B, S, H, W), C = q.shape, out.shape[-1]
-    fp8, R, rows = cache.dtype == torch.uint8, W - C, S * H
+    q = q.flatten(1, 2)  # (B, rows, W), copied where its rows are not evenly spaced
+    R, rows = W - C, S * H
     blocks, options = split({name: value for name, value in config.items() if name not in HOST})
     CP, RP = padded(C), padded(R)
     c, r, scales = parts_of(cache, C)
     part, part_lse = parts or (out.view(1, B, rows, C), lse.view(1, B, rows))
     splits = part.shape[0]
 
-    def descriptor(view: Tensor | None, width: int) -> TensorDescriptor | None:
-        return None if view is None else TensorDescriptor.from_tensor(view, [1, blocks["BLOCK_N"], width])
+    def descriptor(view: Tensor | None, length: int, width: int) -> TensorDescriptor | None:
+        return None if view is None else TensorDescriptor.from_tensor(view, [1, length, width])
 
+    BLOCK_H, BLOCK_N = blocks["BLOCK_H"], blocks["BLOCK_N"]
     args = {
-        "q_ptr": q, "c_desc": descriptor(c, CP), "r_desc": descriptor(r, RP), "s_desc": descriptor(scales, CP // 128),
-        "c_ptr": c, "table_ptr": block_table, "lengths_ptr": lengths, "out_ptr": part,
-        "lse_ptr": part_lse, "L": longest(cache, block_table), "X": cache.shape[0],
-        "table_row": 0 if block_table is None else block_table.stride(0), "rows": rows, "H": H, "S": S,
-        "slope": scale * LOG2E, "page": c.stride(0), "TOKEN": c.stride(1), "q_b": q.stride(0), "q_s": q.stride(1),
-        "q_h": q.stride(2), "out_split": part.stride(0), "lse_split": part_lse.stride(0), "C": C, "R": R, "CP": CP,
-        "RP": RP, "PAGE": 0 if block_table is None else PAGE, "FP8": fp8, **blocks,
+        "c_desc": descriptor(c, BLOCK_N, CP), "r_desc": descriptor(r, BLOCK_N, RP),
+        "s_desc": descriptor(scales, BLOCK_N, CP // 128), "c_ptr": c, "table_ptr": block_table,
+        "lengths_ptr": lengths, "out_ptr": part, "lse_ptr": part_lse, "L": longest(cache, block_table),
+        "X": cache.shape[0], "table_row": 0 if block_table is None else block_table.stride(0), "rows": rows, "H": H,
+        "S": S, "slope": scale * LOG2E, "page": c.stride(0), "out_split": part.stride(0),
+        "lse_split": part_lse.stride(0), "C": C, "R": R, "CP": CP, "RP": RP, "TOKEN": c.stride(1),
+        "PAGE": 0 if block_table is None else PAGE, "FP8": cache.dtype == torch.uint8, **blocks,
     }  # fmt: skip
-    kernel = kernel_few if blocks["BLOCK_H"] <= FEW and blocks["BLOCK_N"] >= 64 else kernel_many
-    made = (Launch(kernel, (cdiv(rows, blocks["BLOCK_H"]), splits, B), args, options),)
+    grid = (cdiv(rows, BLOCK_H), splits, B)
+    if BLOCK_H <= FEW and BLOCK_N >= 64:
+        args |= {"q_ptr": q, "q_b": q.stride(0), "q_row": q.stride(1)}
+        made = (Launch(kernel_few, grid, args, options),)
+    else:
+        args |= {"q_desc": descriptor(q[..., :C], BLOCK_H, CP), "qr_desc": descriptor(q[..., C:], BLOCK_H, RP)}
+        made = (Launch(kernel_many, grid, args, options),)
     if parts is None:
         return made
     return (*made, *combine.launches(part.flatten(1, 2), part_lse.flatten(1, 2), out.view(-1, C), lse.view(-1)))
@@ -261,16 +268,20 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
     )
 
 
-# With 64 query rows a tile of 64 tokens and its successor fill the shared memory.
+# With 64 query rows a tile of 64 tokens and its successor fill the shared memory. Of FP8 tokens TAIL is unused.
 CANDIDATES = {
     "paged_mla": [
-        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 32, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 3},
         {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
         {"BLOCK_H": 32, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
     ],
     "paged_mla_fp8": [
         {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 32, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
         {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        {"BLOCK_H": 32, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
     ],
 }
 SHAPES = [

@@ -141,8 +141,8 @@ def few(q_c, q_r, c, r, acc, m, l, n, limit, slope, MASKED: tl.constexpr):  # ty
 
 @triton.jit
 def kernel_many(  # type: ignore[no-untyped-def]
-    q_ptr, c_desc, r_desc, s_desc, c_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr,
-    L, X, table_row, rows, H, S, slope, page, q_b, q_s, q_h, out_split, lse_split,
+    q_desc, qr_desc, c_desc, r_desc, s_desc, c_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr,
+    L, X, table_row, rows, H, S, slope, page, out_split, lse_split,
     C: tl.constexpr, R: tl.constexpr, CP: tl.constexpr, RP: tl.constexpr, PAGE: tl.constexpr, FP8: tl.constexpr,
     TOKEN: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, TAIL: tl.constexpr,
@@ -151,17 +151,16 @@ def kernel_many(  # type: ignore[no-untyped-def]
     b = tl.program_id(2)
     first, full, last, length = span(lengths_ptr, b, L, S, BLOCK_N)
     row = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
-    channel, turned = tl.arange(0, CP), tl.arange(0, RP)
-    at = q_ptr + b.to(tl.int64) * q_b + (row // H * q_s + row % H * q_h)[:, None]
-    q_c = tl.load(at + channel[None, :], mask=(row < rows)[:, None] & (channel < C)[None, :], other=0.0)
-    q_r = tl.load(at + C + turned[None, :], mask=(row < rows)[:, None] & (turned < R)[None, :], other=0.0)
-    limit = length - S + 1 + row // H
+    channel = tl.arange(0, CP)
+    q_c = q_desc.load([b, tl.program_id(0) * BLOCK_H, 0]).reshape(BLOCK_H, CP)
+    q_r = qr_desc.load([b, tl.program_id(0) * BLOCK_H, 0]).reshape(BLOCK_H, RP)
     m = tl.full((BLOCK_H,), NEVER, tl.float32)
     l = tl.zeros((BLOCK_H,), tl.float32) + doubt(length, lengths_ptr, table_ptr, b, table_row, L, X, PAGE)
     acc = tl.zeros((BLOCK_H, CP), tl.float32)
     APART: tl.constexpr = BLOCK_H >= 64
-    DTYPE: tl.constexpr = q_ptr.dtype.element_ty
+    DTYPE: tl.constexpr = q_desc.dtype
     if FP8:
+        limit = length - S + 1 + row // H
         for n in tl.range(first, last, BLOCK_N):
             x, y = place(table_ptr, b, table_row, n, PAGE)
             c = coded_tile(c_desc, s_desc, x, y, last - n, CP, BLOCK_N, DTYPE)
@@ -171,7 +170,8 @@ def kernel_many(  # type: ignore[no-untyped-def]
         for n in tl.range(first, full, BLOCK_N):
             x, y = place(table_ptr, b, table_row, n, PAGE)
             c, r = whole_tile(c_desc, r_desc, x, y, C, CP, RP, BLOCK_N)
-            acc, m, l = many(q_c, q_r, c, r, acc, m, l, n, limit, slope, L, rows, False, APART)
+            acc, m, l = many(q_c, q_r, c, r, acc, m, l, n, row, slope, L, rows, False, APART)
+        limit = length - S + 1 + row // H
         for n in tl.range(full, last, TAIL, num_stages=2):
             x, y = place(table_ptr, b, table_row, n, PAGE)
             c, r = masked_tile(c_ptr, x, y, X, page, last - n, C, R, CP, RP, TOKEN, TAIL)
@@ -186,8 +186,8 @@ def kernel_many(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def kernel_few(  # type: ignore[no-untyped-def]
-    q_ptr, c_desc, r_desc, s_desc, c_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr,
-    L, X, table_row, rows, H, S, slope, page, q_b, q_s, q_h, out_split, lse_split,
+    q_ptr, q_b, q_row, c_desc, r_desc, s_desc, c_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr,
+    L, X, table_row, rows, H, S, slope, page, out_split, lse_split,
     C: tl.constexpr, R: tl.constexpr, CP: tl.constexpr, RP: tl.constexpr, PAGE: tl.constexpr, FP8: tl.constexpr,
     TOKEN: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, TAIL: tl.constexpr,
@@ -197,15 +197,15 @@ def kernel_few(  # type: ignore[no-untyped-def]
     first, full, last, length = span(lengths_ptr, b, L, S, BLOCK_N)
     row = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     channel, turned = tl.arange(0, CP), tl.arange(0, RP)
-    at = q_ptr + b.to(tl.int64) * q_b + (row // H * q_s + row % H * q_h)[None, :]
+    at = q_ptr + b.to(tl.int64) * q_b + row[None, :] * q_row
     q_c = tl.load(at + channel[:, None], mask=(row < rows)[None, :] & (channel < C)[:, None], other=0.0)
     q_r = tl.load(at + C + turned[:, None], mask=(row < rows)[None, :] & (turned < R)[:, None], other=0.0)
-    limit = length - S + 1 + row // H
     m = tl.full((BLOCK_H,), NEVER, tl.float32)
     l = tl.zeros((BLOCK_H,), tl.float32) + doubt(length, lengths_ptr, table_ptr, b, table_row, L, X, PAGE)
     acc = tl.zeros((CP, BLOCK_H), tl.float32)
     DTYPE: tl.constexpr = q_ptr.dtype.element_ty
     if FP8:
+        limit = length - S + 1 + row // H
         x, y = place(table_ptr, b, table_row, tl.minimum(first, L - 1), PAGE)
         c = coded_tile(c_desc, s_desc, x, y, last - first, CP, BLOCK_N, DTYPE)
         for n in tl.range(first, last, BLOCK_N):
@@ -219,7 +219,8 @@ def kernel_few(  # type: ignore[no-untyped-def]
         for n in tl.range(first, full, BLOCK_N):
             x, y = place(table_ptr, b, table_row, n, PAGE)
             c, r = whole_tile(c_desc, r_desc, x, y, C, CP, RP, BLOCK_N)
-            acc, m, l = few(q_c, q_r, c, r, acc, m, l, n, limit, slope, False)
+            acc, m, l = few(q_c, q_r, c, r, acc, m, l, n, row, slope, False)
+        limit = length - S + 1 + row // H
         for n in tl.range(full, last, TAIL, num_stages=2):
             x, y = place(table_ptr, b, table_row, n, PAGE)
             c, r = masked_tile(c_ptr, x, y, X, page, last - n, C, R, CP, RP, TOKEN, TAIL)
