@@ -69,7 +69,8 @@ def examined(trial: Trial, impl: str, inputs: Inputs, want: Any, like: Any, smal
         with poisoned():
             # The interpreter runs one program after another: a second run could not differ.
             results += [call() for _ in range(1 if small and mine else 2)]
-    if changed := [name for name, total in before.items() if sums(inputs)[name] != total]:
+    after = sums(inputs) if theirs else {}
+    if changed := [name for name, total in before.items() if after[name] != total]:
         raise Wrong(f"changes its input {changed[0]}")
     if theirs and like is not None and (odd := differing(results[0], like)):
         raise Wrong(odd)
