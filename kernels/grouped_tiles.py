@@ -173,13 +173,13 @@ FEW = [
     swapped(64, 128, 1, 2, 4, 4),  # 197, 96 KiB, 2
     swapped(64, 64, 2, 3, 4, 3, maxnreg=168),  # 166, 72 KiB, 3
     swapped(32, 128, 1, 2, 4, 4),  # 132, 80 KiB, 2
-    swapped(32, 128, 1, 3, 4, 3),  # 128, 60 KiB, 3
+    swapped(32, 128, 1, 3, 4, 3),  # 130, 60 KiB, 3
     swapped(32, 64, 1, 2, 4, 8),  # 109, 96 KiB, 2
     # Three CTAs of four stages keep 160 KiB an SM on the way, five times what hides the memory's latency.
     swapped(16, 128, 1, 3, 4, 4),  # 77, 72 KiB, 3
     swapped(16, 128, 1, 2, 4, 6),  # 80, 108 KiB, 2
-    swapped(16, 128, 1, 4, 4, 3),  # 73, 54 KiB, 4
-    swapped(16, 64, 2, 3, 4, 4),
+    swapped(16, 128, 1, 4, 4, 3),  # 75, 54 KiB, 4
+    swapped(16, 64, 2, 3, 4, 4),  # 78, 72 KiB, 3
     # One or two experts have few tiles: narrower ones, each with more on the way.
     swapped(16, 64, 1, 2, 4, 10),  # 90, 100 KiB, 2
     swapped(16, 64, 1, 4, 4, 5),  # 63, 50 KiB, 4
