@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 from v3bench.kernels import checks, fp8_gemm_few, tables
 from v3bench.kernels.casts import narrow
-from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, sms, zeros
+from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, programs, zeros
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 from v3bench.kernels.quantize import FP8, TILE, empty_scales
 
@@ -103,7 +103,7 @@ def launches(
     tile = (shape["BLOCK_M"], shape["PART"])
     rows, columns = cdiv(M, tile[0]), cdiv(N, tile[1] * shape["PARTS"])
     tiles = rows * columns * len(into)
-    grid = min(tiles, blocks["PERSISTENT"] * sms(a.device)) if blocks["PERSISTENT"] else tiles
+    grid = programs(tiles, blocks["PERSISTENT"], a.device)
     args = {
         "a_desc": descriptor(a, (tile[0], TILE)), "b_desc": descriptor(b, (tile[1], TILE)),
         "out_desc": descriptor(out, tile) if bulk else None, "out_ptr": into,
@@ -198,27 +198,30 @@ def few(n: int, t: int, warps: int, stages: int, splits: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# As Triton 3.6 and 3.7.1 compile them for sm_90, nothing spills. Many tokens: tiles of 128 x 256 (223 registers, one
-# CTA per SM), the same turned with four warpgroups (116), 128 x 192 (168), which divides 2112; 128 x 128 fits twice.
-# Few tokens: 64 outputs a CTA make 112 CTAs of 7168, each with 56 KB of weights on their way; HBM wants about 32 KB an
-# SM. Splitting K fills the chip where there are fewer outputs, for one launch more.
+# As Triton 3.6 and 3.7.1 compile them for sm_90, nothing spills.
+# Few tokens first, as where both forms are equally good this one wastes no products. One CTA with 8 stages of 128 x 128
+# weights has 112 KB of them on their way; HBM wants about 32 KB an SM. Splitting K fills the chip, for one launch more.
+# Tiles of fewer outputs read the tokens from the L2 more often: free at 16 tokens, half the weights' bytes at 64.
+# Many tokens: 128 x 256 (223 registers, one CTA per SM), the same turned with four warpgroups (116), 128 x 192 (168),
+# which divides 2112, and 128 x 128 (116), which fits an SM twice.
 CANDIDATES = {
     "fp8_gemm": [
+        *(few(64, 16, 4, 10, splits) for splits in (1, 4, 2)),
+        few(64, 16, 4, 6, 1),
+        few(128, 16, 4, 6, 4),
+        few(64, 32, 4, 8, 1),
+        *(few(128, 64, 8, 8, splits) for splits in (2, 4, 8)),
+        *(few(128, 64, 8, 4, splits) for splits in (1, 4)),
+        *(few(64, 64, 4, stages, 1) for stages in (8, 4)),
+        few(64, 128, 4, 4, 1),
+        few(128, 128, 8, 4, 2),
         many(128, 128, 2, 8, 4),
         many(256, 64, 2, 16, 4),
         many(128, 64, 3, 8, 4),
         many(128, 64, 2, 8, 3, PERSISTENT=2),
+        many(64, 128, 2, 4, 4, PERSISTENT=0, SPLITS=4),
+        *(many(128, 128, 2, 8, 4, PERSISTENT=0, SPLITS=splits) for splits in (2, 4)),
         *(many(128, 64, 2, 8, 3, PERSISTENT=0, SPLITS=splits, maxnreg=128) for splits in (2, 4)),
-        *(few(64, 64, 4, 8, splits) for splits in (1, 2, 4)),
-        few(64, 64, 4, 4, 1),
-        *(few(128, 64, 8, 4, splits) for splits in (1, 4)),
-        *(few(64, 16, 4, 10, splits) for splits in (1, 2, 4)),
-        few(64, 16, 4, 6, 1),
-        *(few(128, 16, 4, 6, splits) for splits in (1, 4)),
-        few(64, 32, 4, 8, 1),
-        *(few(64, 128, 4, 4, splits) for splits in (1, 2)),
-        few(64, 128, 4, 8, 1),
-        *(few(128, 128, 8, 4, splits) for splits in (2, 4)),
     ]
 }
 SHAPES = {

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from v3bench.kernels import checks, fp8_gemm, tables
-from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, sms, zeros
+from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, programs, sms, zeros
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 from v3bench.kernels.quantize import FP8, TILE, empty_scales
 
@@ -122,7 +122,9 @@ def launches(
     shape = {name: blocks[name] for name in ("BLOCK_M", "PART", "PARTS", "GROUP")}
     rows, columns = cdiv(M, shape["BLOCK_M"]), cdiv(N, shape["PART"] * shape["PARTS"])
     tiles = rows * columns * len(out)
-    grid = min(tiles, blocks["PERSISTENT"] * sms(a.device)) if blocks["PERSISTENT"] else tiles
+    grid = programs(tiles, blocks["PERSISTENT"], a.device)
+    if ends is not None and blocks["PERSISTENT"]:  # experts' tiles are not equally long: no round to fill
+        grid = min(tiles, blocks["PERSISTENT"] * sms(a.device))
     args = {
         "a_desc": descriptor(a, (shape["BLOCK_M"], TILE)), "b_desc": descriptor(b, (shape["PART"], TILE)),
         "out_ptr": out, "a_scales_ptr": a_scales, "b_scales_ptr": b_scales, "ends_ptr": ends,

@@ -67,6 +67,14 @@ def descriptor(matrix: Tensor, block: tuple[int, int]) -> TensorDescriptor:
     return TensorDescriptor(matrix, [rows, columns], [stride, 1], list(block))
 
 
+def programs(tiles: int, per_sm: int, device: torch.device) -> int:
+    """Programs of a persistent grid with ``per_sm`` on each SM; 0: as many as there are tiles.
+
+    No more than take equally many rounds: 288 tiles on 132 SMs are three rounds, which 96 programs do as fast.
+    """
+    return cdiv(tiles, cdiv(tiles, per_sm * sms(device))) if per_sm and tiles else tiles
+
+
 def sms(device: torch.device) -> int:
     """SMs of the device; Hopper's where there is none."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else HOPPER_SMS

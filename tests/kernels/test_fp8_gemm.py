@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from v3bench.kernels import checks, fp8_gemm, quantize
+from v3bench.kernels import checks, fp8_gemm, fp8_tiles, quantize
 from v3bench.suite.meter.closeness import rounding_error
 from v3bench.suite.trials.check import check, poisoned, same_bits, seeded
 from v3bench.suite.trials.registry import load
@@ -96,7 +96,7 @@ def test_rows_may_be_a_part_of_wider_ones() -> None:
 
 def test_every_tile_is_reached_by_any_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bands of any height, the last one lower; fewer programs than tiles (the output is poisoned)."""
-    monkeypatch.setattr(fp8_gemm, "sms", lambda device: 2)
+    monkeypatch.setattr(fp8_tiles, "sms", lambda device: 2)
     inputs = seeded(TRIAL, {"M": 170, "N": 70, "K": 16}, "cpu")
     want = TRIAL.oracle(**inputs)
     for group in (1, 2, 5):

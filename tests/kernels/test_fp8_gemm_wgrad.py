@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from v3bench.kernels import checks, fp8_gemm_wgrad, quantize
+from v3bench.kernels import checks, fp8_gemm_wgrad, fp8_tiles, quantize
 from v3bench.suite.meter.closeness import rounding_error
 from v3bench.suite.trials.check import check, poisoned, same_bits, seeded
 from v3bench.suite.trials.registry import load
@@ -25,6 +25,16 @@ def test_equals_the_float64_product(trial: Any, shape: dict[str, int], parts: in
     # The interpreter adds in float32, without the tensor cores' truncation: its bar is the sums' own rounding.
     error = lambda got, want, inputs: rounding_error(got, want, torch.float32, 512)
     assert check(trial, inputs, lambda **given: trial.ours(**given, config=config), error) < 1
+
+
+@pytest.mark.parametrize("trial", [DENSE, GROUPED], ids=lambda trial: trial.op)
+def test_fewer_programs_than_tiles_reach_each(trial: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = seeded(trial, trial.small[0], "cpu")
+    whole = trial.ours(**inputs, config={**CONFIG, "PERSISTENT": 0})
+    for module in (fp8_tiles, fp8_gemm_wgrad):
+        monkeypatch.setattr(module, "sms", lambda device: 1)
+    with poisoned():
+        assert same_bits(trial.ours(**inputs, config=CONFIG), whole)
 
 
 def test_a_gradient_is_added_to_another() -> None:
