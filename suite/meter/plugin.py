@@ -77,6 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     session = config.stash[SESSION]
     keep: list[pytest.Item] = []
     drop: list[pytest.Item] = []
+    away: dict[str, list[pytest.Item]] = {}
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         case = session.plan.cases.get(params.get("case", ""))
@@ -89,11 +90,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # One record says so for all its series.
             wanted = wanted and params["series"] == case.series[0]
             item.add_marker(pytest.mark.skip(reason=elsewhere))
+            if wanted:
+                away.setdefault(elsewhere, []).append(item)
         (keep if wanted and not session.done(case, params["series"], item.nodeid) else drop).append(item)
     if drop:
         config.hook.pytest_deselected(items=drop)
         items[:] = keep
-    config.stash[PROGRESS] = Progress(items, session.plan.say)
+    config.stash[PROGRESS] = Progress(items, session.plan.say, away=away)
 
 
 class Trouble:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from v3bench.suite.meter.measurement import Measurement
@@ -13,13 +13,24 @@ WIDE = 1.5
 
 
 class Progress:
-    """Says one line per case as it begins, and one per skip or failure."""
+    """Says one line per case as it begins, and one per skip or failure.
+
+    ``away``: items that cannot run on this device, by the reason; all of a reason are said in one line, once.
+    """
 
     def __init__(
-        self, items: Sequence[Any], say: Callable[[str], None], now: Callable[[], float] = time.monotonic
+        self,
+        items: Sequence[Any],
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+        away: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        self.order = list(dict.fromkeys(name(item) for item in items))
+        self.away = {name(item) for group in (away or {}).values() for item in group}
+        self.order = [one for one in dict.fromkeys(map(name, items)) if one not in self.away]
         self.say, self.now = say, now
+        for why, group in (away or {}).items():
+            names = list(dict.fromkeys(map(name, group)))
+            self.say(f"skipped: {why}: {', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}")
         self.started = now()
         self.current = ""
         self.count = 0
@@ -29,6 +40,8 @@ class Progress:
         if name(item) == self.current:
             return
         self.current = name(item)
+        if self.current in self.away:
+            return
         elapsed, done, self.count = self.now() - self.started, self.count, self.count + 1
         # Cases differ, so the rest is only estimated once some are done.
         left = f", about {minutes(elapsed / done * (len(self.order) - done))} left" if done >= 2 else ""
@@ -36,6 +49,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say what became of the current case."""
+        if self.current in self.away:
+            return
         self.say(f"    {text}")
 
 

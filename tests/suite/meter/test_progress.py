@@ -31,6 +31,20 @@ def test_cases_are_said_once_and_the_rest_is_estimated():
     ]
 
 
+def test_cases_of_another_device_are_said_in_one_line():
+    said = []
+    items = [item(name) for name in "abcde"]
+    progress = Progress(items, said.append, lambda: 0.0, away={"needs a GPU": items[:4]})
+    for each in items:
+        progress.begin(each)
+        progress.note("skipped: needs a GPU")
+    assert said == [
+        "skipped: needs a GPU: tpot a, tpot b, tpot c and 1 more",
+        "[1/1] tpot e (0:00 so far)",
+        "    skipped: needs a GPU",
+    ]
+
+
 def test_other_tests_go_by_their_name():
     said = []
     other = SimpleNamespace(name="test_other")
