@@ -235,8 +235,8 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
 
 
 # (queries, keys, warps, stages) of a tile. The copies of a tile start at the end of a pass, stages - 1 tiles ahead:
-# with two stages hardly before they are needed. Tiles of 64 keys leave room for five, tiles of 128 for two; those have 8.5
-# instructions a score for 12. 64 queries double what L2 must deliver, but two CTAs fit on an SM.
+# with two stages hardly before they are needed. Tiles of 64 keys leave room for five, tiles of 128 for two, but those
+# have 8.5 instructions a score for 12. 64 queries double what L2 must deliver, but two CTAs fit on an SM.
 TILES = ((128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 8, 5), (128, 128, 8, 2), (64, 64, 4, 2))
 CANDIDATES = {
     "mla_prefill": [
