@@ -51,7 +51,7 @@ def gathered(pages: Tensor, block_table: Tensor, dtype: torch.dtype | None = Non
     there = block_table.clamp(0, max(pages.shape[0] - 1, 0)).long()  # entries past a row's length may be anything
     tokens = pages[there].flatten(1, 2)
     if pages.dtype == torch.uint8:
-        return dequantized(tokens.flatten(0, 1), dtype or torch.bfloat16).unflatten(0, tokens.shape[:2])
+        return dequantized(tokens.flatten(0, 1), dtype or torch.bfloat16).view(*tokens.shape[:2], -1)
     return tokens if dtype is None else tokens.to(dtype)
 
 

@@ -271,8 +271,8 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
 # With 64 query rows a tile of 64 tokens and its successor fill the shared memory. Of FP8 tokens TAIL is unused.
 CANDIDATES = {
     "paged_mla": [
-        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 32, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
         {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 32, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
         {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 3},
         {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
         {"BLOCK_H": 32, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},

@@ -77,8 +77,10 @@ def coded_tile(c_desc, s_desc, x, y, left, CP: tl.constexpr, BLOCK_N: tl.constex
 
 
 @triton.jit
-def masked_tile(c_ptr, x, y, X, page, left, C: tl.constexpr, R: tl.constexpr, CP: tl.constexpr, RP: tl.constexpr,
-                TOKEN: tl.constexpr, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+def masked_tile(  # type: ignore[no-untyped-def]
+    c_ptr, x, y, X, page, left, C: tl.constexpr, R: tl.constexpr, CP: tl.constexpr, RP: tl.constexpr,
+    TOKEN: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
     """The same of the first ``left`` tokens, zeros after them; not FP8."""
     slot = tl.arange(0, BLOCK_N)
     channel, turned = tl.arange(0, CP), tl.arange(0, RP)
