@@ -76,8 +76,11 @@ def kernel_permute(  # type: ignore[no-untyped-def]
         token = program // stretches
         columns = program % stretches * BLOCK + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + token.to(tl.int64) * x_row + columns, mask=columns < D)
+        places = ()  # all loaded before the first store, behind which a load would have to wait
         for k in tl.static_range(K):
-            row = tl.load(rows_ptr + token * K + k)
+            places += (tl.load(rows_ptr + token * K + k),)  # type: ignore[assignment]
+        for k in tl.static_range(K):
+            row = places[k]  # type: ignore[var-annotated]
             tl.store(out_ptr + row.to(tl.int64) * out_row + columns, x, mask=(columns < D) & (row >= 0))
     else:
         first = (program + fills) * FILL
