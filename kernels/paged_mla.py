@@ -280,8 +280,8 @@ CANDIDATES = {
     "paged_mla_fp8": [
         {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
         {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 32, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        # 32 query rows, and 16 with 4 warps, spill: two tokens of 16 heads are two blocks, which share a tile in L2.
         {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
-        {"BLOCK_H": 32, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
     ],
 }
 SHAPES = [
