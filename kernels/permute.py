@@ -1,7 +1,7 @@
 """Dispatch and combine inside one GPU: rows copied to where their experts read them, and gathered back.
 
     reference_permute, reference_unpermute    the definitions
-    kernel_permute, kernel_unpermute          Triton; kernel_unpermute_backward
+    kernel_permute, kernel_unpermute          Triton
     permute, unpermute                        launchers, over an Order (order.py); differentiable in rows and gates
 
 A program takes a whole token, so that its row is read once, however many experts it goes to; the sum over a token's
@@ -25,9 +25,10 @@ from v3bench.kernels.casts import narrow
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
 from v3bench.kernels.order import NEEDS, Order
 from v3bench.kernels.quantize import FP8, TILE, empty_scales
+from v3bench.kernels.unpermute_backward import BACKWARD, FILL, clear, launches_unpermute_backward
 
 WIDE = (torch.bfloat16, torch.float16, torch.float32)
-FILL, COLUMNS = 32, 32  # rows that a program fills with zeros or scales, and scales of a row that are loaded together
+COLUMNS = 32  # scales of a row that are loaded together
 
 
 def reference_permute(x: Tensor, made: Order, scales: Tensor | None = None) -> Any:
@@ -48,18 +49,6 @@ def reference_unpermute(y: Tensor, made: Order, gates: Tensor | None = None) -> 
     if gates is not None:
         rows = rows * gates[..., None].masked_fill(~there, 0.0)
     return rows.sum(1).to(y.dtype)
-
-
-@triton.jit
-def clear(rows_ptr, padding, first, row_step, D, COLUMNS: tl.constexpr, FILL: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Zeros into the rows first .. first + FILL that are padding."""
-    rows = (first + tl.arange(0, FILL)).to(tl.int64)
-    if tl.max(padding.to(tl.int32), 0) > 0:
-        for start in range(0, D, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            zeros = tl.zeros((FILL, COLUMNS), rows_ptr.dtype.element_ty)
-            inside = padding[:, None] & (columns < D)[None, :]
-            tl.store(rows_ptr + rows[:, None] * row_step + columns[None, :], zeros, mask=inside)
 
 
 @triton.jit
@@ -117,33 +106,6 @@ def kernel_unpermute(  # type: ignore[no-untyped-def]
             total += y.to(tl.float32)
     total = narrow(total, out_ptr.dtype.element_ty)
     tl.store(out_ptr + token.to(tl.int64) * out_row + columns, total, mask=columns < D)
-
-
-@triton.jit
-def kernel_unpermute_backward(  # type: ignore[no-untyped-def]
-    grad_ptr, y_ptr, gates_ptr, rows_ptr, tokens_ptr, dy_ptr, dgates_ptr, N, R, D, grad_row, y_row, dy_row,
-    K: tl.constexpr, FILL: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The first programs: a choice's gate times grad into its row, and the gate's gradient; the last: zeros."""
-    pair = tl.program_id(0)
-    if pair < N:
-        row = tl.load(rows_ptr + pair)
-        gate = tl.load(gates_ptr + pair)
-        along = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, D, BLOCK):
-            columns = start + tl.arange(0, BLOCK)
-            inside = (columns < D) & (row >= 0)
-            grad = tl.load(grad_ptr + (pair // K).to(tl.int64) * grad_row + columns, mask=inside, other=0.0)
-            y = tl.load(y_ptr + row.to(tl.int64) * y_row + columns, mask=inside, other=0.0)
-            along += grad.to(tl.float32) * y.to(tl.float32)
-            dy = narrow(gate * grad.to(tl.float32), dy_ptr.dtype.element_ty)
-            tl.store(dy_ptr + row.to(tl.int64) * dy_row + columns, dy, mask=inside)
-        tl.store(dgates_ptr + pair, tl.sum(along, 0))
-    else:
-        first = (pair - N) * FILL
-        rows = first + tl.arange(0, FILL)
-        padding = tl.load(tokens_ptr + rows, mask=rows < R, other=0) < 0
-        clear(dy_ptr, padding, first, dy_row, D, 128, FILL)
 
 
 def launches_permute(
@@ -274,19 +236,6 @@ class Unpermute(torch.autograd.Function):
         return dy, dgates, None, None
 
 
-def launches_unpermute_backward(
-    grad: Tensor, y: Tensor, gates: Tensor, made: Order, dy: Tensor, dgates: Tensor, *, config: Config | None = None
-) -> tuple[Launch, ...]:
-    """grad (T, D), y, gates as given to ``unpermute``; dy (R, D) and dgates (T, K) are written."""
-    (T, K), (R, D), (blocks, options) = made.rows.shape, y.shape, split(config or BACKWARD)
-    args = {
-        "grad_ptr": grad, "y_ptr": y, "gates_ptr": gates, "rows_ptr": made.rows, "tokens_ptr": made.tokens,
-        "dy_ptr": dy, "dgates_ptr": dgates, "N": T * K, "R": R, "D": D, "grad_row": grad.stride(0),
-        "y_row": y.stride(0), "dy_row": dy.stride(0), "K": K, "FILL": FILL, **blocks,
-    }  # fmt: skip
-    return (Launch(kernel_unpermute_backward, (T * K + cdiv(R, FILL),), args, options),)
-
-
 def check_order(op: str, made: Order) -> None:
     """What both launchers ask of an Order. Raises ValueError."""
     for name, part in made._asdict().items():
@@ -322,7 +271,6 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
 
 # A row of 7168 e4m3 is 1792 words: 7 stretches of 256 or, masked, one of 2048. Every thread keeps K stores of 16 bytes
 # in flight, or, in the sum, K loads.
-BACKWARD: Config = {"BLOCK": 1024, "num_warps": 4}
 CANDIDATES = {
     "permute": [
         {"BLOCK": words, "num_warps": warps}
