@@ -5,6 +5,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 PYTEST  := $(BIN)/python -m pytest
+OLDEST  := build/triton-3.6.0
 
 .PHONY: report test test-slow check wheel readme lock clean
 
@@ -15,7 +16,7 @@ test: $(READY)              ## all tests but the slow ones
 	@mkdir -p build
 	@$(PYTEST) -q -m "not slow" --junitxml=build/test.xml
 
-test-slow: $(READY)         ## the slow tests
+test-slow: $(READY) $(OLDEST)/.ready  ## the slow tests
 	@mkdir -p build
 	@$(PYTEST) -q -m slow --junitxml=build/test-slow.xml
 
@@ -46,3 +47,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $(READY)
+
+$(OLDEST)/.ready: $(READY)  # the oldest Triton that pyproject admits: the kernels are compiled with it too
+	@rm -rf $(OLDEST) && $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(OLDEST) triton==3.6.0
+	@touch $@

@@ -23,6 +23,7 @@ MODULES = {
     "paged_mla": "paged_mla",
     "paged_mla_fp8": "paged_mla",
     "mla_prefill": "mla_prefill",
+    "mla_prefill_backward": "mla_prefill_backward",
     "paged_gqa": "paged_gqa",
     "paged_gqa_fp8": "paged_gqa",
     "route": "route_fused",

@@ -27,6 +27,7 @@ from v3bench.kernels.fp8_gemm_wgrad import grouped_fp8_wgrad
 from v3bench.kernels.gated_swiglu import gated_swiglu_backward
 from v3bench.kernels.grouped_fp8_gemm import grouped_fp8_gemm
 from v3bench.kernels.masked_fp8_gemm import masked_fp8_gemm
+from v3bench.kernels.operation import operation
 from v3bench.kernels.order import Order, order
 from v3bench.kernels.permute import permute, unpermute
 from v3bench.kernels.quantize import GUARD, TILE, WIDE, quantize_blocks, quantize_tiles
@@ -39,6 +40,7 @@ Quantized = tuple[Tensor, Tensor]  # codes and scales
 Quantizer = Callable[[Tensor], Quantized]
 
 
+@operation
 def fp8_experts(
     x: Tensor,
     gates: Tensor,

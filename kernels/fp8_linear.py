@@ -28,6 +28,7 @@ from v3bench.kernels import fp8_gemm as gemm
 from v3bench.kernels.fp8_gemm import fp8_gemm
 from v3bench.kernels.fp8_gemm_wgrad import fp8_gemm_wgrad
 from v3bench.kernels.launch import Config
+from v3bench.kernels.operation import operation
 from v3bench.kernels.quantize import GUARD, WIDE, quantize_blocks, quantize_tiles
 from v3bench.kernels.transpose import quantize_columns, transpose_weights
 
@@ -44,6 +45,7 @@ def reference(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     return (y if bias is None else y + bias.to(y.dtype)).view(*x.shape[:-1], len(w))
 
 
+@operation
 def fp8_linear(
     x: Tensor,
     w: Tensor,

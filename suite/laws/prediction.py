@@ -90,12 +90,14 @@ def predict(work: Work, launches: Sequence[Compiled], machine: Machine) -> Predi
 def passes(work: Work, launch: Compiled) -> float:
     """How often a program runs through its loop: as its products or its bytes demand, whichever is more.
 
-    A product padded to what the tensor cores take does more FLOPs than the operation needs, so bytes tell more there.
+    A product padded to what the tensor cores take does more FLOPs than the operation needs, so bytes tell more there;
+    not where the bulk copy engine moves them, as the loop's own loads are then the small ones beside it.
     """
     if not launch.loop:
         return 1.0
     by_flops = work.flops / launch.loop_flops if launch.loop_flops else 0.0
-    by_bytes = work.nbytes / launch.loop_bytes if launch.loop_bytes else 0.0
+    copied = "UTMALDG" in launch.loop
+    by_bytes = work.nbytes / launch.loop_bytes if launch.loop_bytes and not copied else 0.0
     return max(by_flops / launch.programs, by_bytes / launch.programs, 1.0)
 
 

@@ -100,6 +100,7 @@ RULES: Mapping[str, Callable[[AnyConfig, Shape], bool]] = {
     "paged_mla": lambda c, s: mla(c, s["H"]),
     "paged_mla_fp8": lambda c, s: mla(c, s["H"]),
     "mla_prefill": lambda c, s: mla(c, s["H"]),
+    "mla_prefill_backward": lambda c, s: mla(c, s["H"]),
     "paged_gqa": gqa,
     "paged_gqa_fp8": gqa,
     "route": lambda c, s: isinstance(c, Config) and (s["E"], s["K"]) == (c.n_routed_experts, c.num_experts_per_tok),

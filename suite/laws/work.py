@@ -88,6 +88,13 @@ def mla_prefill(B: int, H: int, S: int) -> Work:
     return Work(2 * B * H * pairs * (EXPANDED_KEY + VALUE), nbytes, "bf16")
 
 
+def mla_prefill_backward(B: int, H: int, S: int) -> Work:
+    """Its gradients: scores once more, then dv, the weights' gradient, dq and dk; q, k, v, out, d_out in, three out."""
+    pairs = S * (S + 1) // 2
+    nbytes = 2 * B * S * H * (4 * EXPANDED_KEY + 4 * VALUE) + 4 * B * S * H
+    return Work(2 * B * H * pairs * (3 * EXPANDED_KEY + 2 * VALUE), nbytes, "bf16")
+
+
 def paged_gqa(B: int, H: int, J: int, L: int, *, d: int = 128, element: int = 2) -> Work:
     """One query a row over L cached keys and values of J heads."""
     nbytes = B * L * J * 2 * d * element + 2 * 2 * B * H * d
@@ -142,6 +149,7 @@ WORK: Mapping[str, Callable[..., Work]] = {
     "paged_mla": paged_mla,
     "paged_mla_fp8": paged_mla_fp8,
     "mla_prefill": mla_prefill,
+    "mla_prefill_backward": mla_prefill_backward,
     "paged_gqa": paged_gqa,
     "paged_gqa_fp8": paged_gqa_fp8,
     "route": route,

@@ -34,6 +34,7 @@ MEANT: Mapping[str, Callable[[Config], str]] = {
     "paged_mla": absorbed,
     "paged_mla_fp8": absorbed,
     "mla_prefill": lambda config: "HGMMA",
+    "mla_prefill_backward": lambda config: "HGMMA",
     "paged_gqa": lambda config: "HGMMA",
     "paged_gqa_fp8": lambda config: "HGMMA",
 }

@@ -116,6 +116,20 @@ def grouped_gemm(x: Tensor, w: Tensor, offsets: Tensor) -> Products:
     return Products(flops, flops)
 
 
+def fp8_linear(x: Tensor, w: Tensor, b: Tensor | None = None, **_: Any) -> Products:
+    """kernels/fp8_linear.py: x (.., K), w (N, K)."""
+    flops = 2 * x.numel() * w.shape[0]
+    return Products(flops, flops)
+
+
+def fp8_experts(
+    x: Tensor, gates: Tensor, index: Tensor, w_gate_up: Tensor, w_down: Tensor, **_: Any
+) -> Products:  # fmt: skip
+    """kernels/fp8_experts.py: index (T, K), w_gate_up (E, 2F, D), w_down (E, D, F); each choice meets both matrices."""
+    flops = 2 * index.numel() * (w_gate_up[0].numel() + w_down[0].numel())
+    return Products(flops, flops)
+
+
 def fused_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
@@ -165,6 +179,14 @@ def empty_grouped(x: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], w.shape[1])
 
 
+def empty_linear(x: Tensor, w: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x.new_empty(*x.shape[:-1], w.shape[0])
+
+
+def empty_experts(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
 class Operation(NamedTuple):
     """A function known by its arguments: its part of the model, its products, its result's shape without the work."""
 
@@ -183,6 +205,11 @@ OPERATIONS: dict[str, Operation] = {
     "v3bench.kernels.attention.attention": Operation("attention", attention, empty_attention, 3),
     "v3bench.kernels.mla_decode.mla_decode": Operation("attention", mla_decode, empty_mla, 2),
     "v3bench.kernels.grouped_gemm.grouped_gemm": Operation("", grouped_gemm, empty_grouped, 2),
+    "v3bench.kernels.triton_ops.attention": Operation("attention", attention, empty_attention, 3),
+    "v3bench.kernels.flash_attention.attention": Operation("attention", attention, empty_attention, 3),
+    "v3bench.kernels.paged_mla.mla_decode": Operation("attention", mla_decode, empty_mla, 2),
+    "v3bench.kernels.fp8_linear.fp8_linear": Operation("", fp8_linear, empty_linear, 2),
+    "v3bench.kernels.fp8_experts.fp8_experts": Operation("", fp8_experts, empty_experts, 5),
     "torch.scaled_dot_product_attention": Operation("attention", fused_attention, empty_attention, 3),
 }
 

@@ -19,7 +19,7 @@ DECODING = ("paged_mla", "paged_mla_fp8", "paged_gqa", "paged_gqa_fp8")
 
 def kind(op: str) -> str:
     """The kind of an operation with products."""
-    return "decoding" if op in DECODING else "prefill" if op == "mla_prefill" else "matrix product"
+    return "decoding" if op in DECODING else "prefill" if op.startswith("mla_prefill") else "matrix product"
 
 
 def points(run: KernelRun, of: Ceilings) -> pd.DataFrame:

@@ -19,6 +19,8 @@ def test_figures_of_the_kernel_sheet():
     assert gemm.bound(4.3e12, 1400e12) == pytest.approx(27.8e-6, rel=0.01)
     prefill = work.of("mla_prefill", {"B": 1, "H": 128, "S": 4096})
     assert prefill.flops == pytest.approx(2 * 128 * 4096**2 * 320 / 2, rel=1e-3)
+    backward = work.of("mla_prefill_backward", {"B": 1, "H": 128, "S": 4096})
+    assert backward.flops * 320 == prefill.flops * 832
     decode = work.of("paged_mla", {"B": 128, "S": 1, "H": 128, "L": 4096})
     assert decode.flops == 128 * 2 * 128 * 4096 * 1088
     assert decode.flops / 261e-6 == pytest.approx(559e12, rel=0.01)

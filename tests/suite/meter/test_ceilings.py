@@ -19,7 +19,7 @@ def test_each_ceiling_has_a_case_for_a_gpu():
     assert {case.shape["kind"] for case in OWN.values()} == set(CEILINGS)
     for name, case in OWN.items():
         assert name == f"ceiling-{case.shape['kind']}"
-        assert (case.device, case.subjects, case.profiles) == ("cuda", ("kernels.ceiling",), ("full",))
+        assert (case.device, case.subjects, case.profiles) == ("cuda", ("kernels.ceiling",), ("quick", "standard", "full"))
 
 
 @pytest.mark.parametrize("kind", ["copy", "read", "bf16"])

@@ -1,0 +1,81 @@
+"""Every shipped launch configuration, compiled for sm_90: by the locked Triton and by the oldest one allowed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from v3bench.kernels import catalog, tables
+from v3bench.suite.meter.compile_check import jobs, matrix, misfits, wrong
+from v3bench.suite.meter.compiled import Built, compile_all
+
+ROOT = Path(__file__).resolve().parents[2]
+OLDEST = "3.6.0"
+FOLDER = ROOT / "build" / f"triton-{OLDEST}"  # made by `make test-slow`
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", catalog.MODULES)
+def test_shipped_configurations_under_the_locked_triton(op: str) -> None:
+    rows, todo = zip(*jobs(op), strict=True)
+    outcomes = compile_all(todo)
+    found = {str(row.shape): said for row, o in zip(rows, outcomes, strict=True) if (said := wrong(op, row, o))}
+    assert not found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", catalog.MODULES)
+def test_shipped_configurations_under_the_oldest_triton(op: str) -> None:
+    if not (FOLDER / "triton").is_dir():
+        pytest.skip(f"needs Triton {OLDEST} in {FOLDER.relative_to(ROOT)}: make test-slow")
+    rows, todo = zip(*jobs(op), strict=True)
+    outcomes = compile_all(todo, triton=FOLDER)
+    checked = ((row, wrong(op, row, o, same_compiler=False)) for row, o in zip(rows, outcomes, strict=True))
+    assert not {str(row.shape): said for row, said in checked if said}
+
+
+def test_the_oldest_triton_is_the_one_that_pyproject_admits() -> None:
+    (least,) = re.findall(r'"triton>=([\d.]+);', (ROOT / "pyproject.toml").read_text())
+    assert f"{least}.0" == OLDEST
+
+
+GEMM = Built(
+    name="kernel", programs=1, l2_bytes=0, warps=8, registers=154, stack_bytes=0, shared_bytes=98328,
+    instructions={"QGMMA": 8, "FFMA": 64}, loop={"QGMMA": 4, "FFMA": 64}, loop_flops=2 * 128**3, loop_bytes=0,
+    spills=False, ctas_per_sm=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        (GEMM, []),
+        (
+            replace(GEMM, loop={"QGMMA": 4, "FFMA": 63}),
+            ["kernel adds 16128 times in float32 for 16384 sums of 128 products"],
+        ),
+        (replace(GEMM, loop={"QGMMA": 4, "FADD": 64}), []),
+        (replace(GEMM, instructions={"HMMA": 8}), ["uses ['HMMA'], meant are ['QGMMA']"]),
+        (replace(GEMM, instructions={}), ["uses no matrix instructions, meant are ['QGMMA']"]),
+    ],
+)
+def test_the_check_sees_a_wrong_instruction_and_a_lost_promotion(launch: Built, said: list[str]) -> None:
+    assert matrix("fp8_gemm", {}, [launch]) == said
+
+
+def test_the_check_sees_spills_and_too_much_shared_memory() -> None:
+    assert misfits(GEMM) == []
+    assert misfits(replace(GEMM, spills=True, stack_bytes=16)) == ["spills 16 bytes of registers"]
+    assert "does not fit an SM" in misfits(replace(GEMM, ctas_per_sm=0, shared_bytes=300_000))[0]
+
+
+def test_the_check_sees_a_table_that_is_out_of_date() -> None:
+    (row, job), *_ = jobs("quantize_blocks")
+    (outcome,) = compile_all([job])
+    assert wrong("quantize_blocks", row, outcome) == []
+    stale = tables.Row(**{**vars(row), "predicted": {**row.predicted, "ctas_per_sm": 77}})
+    assert "the table says 77: run v3bench tune quantize_blocks" in wrong("quantize_blocks", stale, outcome)[0]
+    assert wrong("quantize_blocks", stale, outcome, same_compiler=False) == []
+    assert wrong("quantize_blocks", row, "KeyError: 'x'") == ["does not compile: KeyError: 'x'"]

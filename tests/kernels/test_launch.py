@@ -1,0 +1,104 @@
+"""Launches as values, and the launch tables that decide their configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from v3bench.kernels import catalog, tables
+from v3bench.kernels.launch import Launch, cdiv, run, split
+
+
+class Recording:
+    """Stands for a kernel: remembers how it was started."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[object, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> object:
+        return lambda **given: self.started.append((grid, given))
+
+
+def test_a_launch_starts_its_kernel_with_everything_it_holds() -> None:
+    kernel = Recording()
+    run([Launch(kernel, (2, 3), {"x": 1}, {"num_warps": 8}), Launch(kernel, (4,), {"x": 2})])
+    assert kernel.started == [((2, 3), {"x": 1, "num_warps": 8}), ((4,), {"x": 2})]
+
+
+def test_an_empty_grid_starts_nothing() -> None:
+    kernel = Recording()
+    run([Launch(kernel, (0, 5), {})])
+    assert kernel.started == []
+
+
+def test_a_config_is_split_into_constexprs_and_options() -> None:
+    assert split({"BLOCK": 64, "num_warps": 4, "num_stages": 3}) == ({"BLOCK": 64}, {"num_warps": 4, "num_stages": 3})
+
+
+def test_cdiv() -> None:
+    assert [cdiv(n, 128) for n in (0, 1, 128, 129)] == [0, 1, 1, 2]
+
+
+ROWS = [
+    {"device": device, "shape": {"M": M, "K": 128}, "config": {"n": n}, "basis": basis, "source": "s", "predicted": {}}
+    for device, M, n, basis in (
+        ("sm_90", 64, 1, "modelled"),
+        ("sm_90", 4096, 2, "modelled"),
+        ("NVIDIA H200", 64, 3, "measured"),
+    )
+]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "some_op.json").write_text(json.dumps({"op": "some_op", "rows": ROWS}))
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    return "some_op"
+
+
+def test_the_nearest_shape_counts(table: str) -> None:
+    def n(M: int, K: int = 128, device: str = "sm_90") -> int:
+        return int(tables.nearest(table, device, (("M", M), ("K", K))).config["n"])
+
+    assert [n(1), n(64), n(511), n(513), n(1 << 20)] == [1, 1, 1, 2, 2]
+    assert n(0) == 1
+    assert n(64, K=1 << 20) == 1
+    assert n(4096, device="NVIDIA H200") == 3  # tuned there: its rows alone count
+    assert n(4096, device="NVIDIA H100 80GB HBM3") == 2
+
+
+def test_other_dimensions_are_an_error(table: str) -> None:
+    with pytest.raises(ValueError, match="a table for M, K was asked for M"):
+        tables.nearest(table, "sm_90", (("M", 1),))
+
+
+@pytest.mark.parametrize("op", catalog.MODULES)
+def test_the_shipped_tables_answer_every_shape_they_were_made_for(op: str) -> None:
+    module = catalog.module(op)
+    for shape in module.TABLE_SHAPES[op]:
+        config = tables.choose(op, torch.device("meta"), **shape)
+        assert config in module.CANDIDATES[op], f"{op} {shape}: {config} is no candidate; run v3bench tune {op}"
+        launches = module.example(op, shape, config)
+        assert all(launch.programs for launch in launches)
+
+
+@pytest.mark.parametrize("op", catalog.MODULES)
+def test_shipped_rows_say_where_they_come_from(op: str) -> None:
+    for row in tables.rows(op):
+        assert row.basis in ("modelled", "measured")
+        assert (row.device == "sm_90") == (row.basis == "modelled")
+        assert row.source
+        wanted = {
+            "flops",
+            "bytes",
+            "programs",
+            "ctas_per_sm",
+            "waves",
+            "instructions_per_element",
+            "seconds",
+            "roofline_share",
+        }
+        assert row.predicted.keys() == wanted
+        assert 0 < row.predicted["roofline_share"] <= 1

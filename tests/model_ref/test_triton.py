@@ -1,0 +1,153 @@
+"""The models on Triton's kernels: what they compute with torch's, forward, over a cache, and backward."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from v3bench.baselines.config import DenseConfig
+from v3bench.baselines.dense import Dense
+from v3bench.kernels import ops as op_sets
+from v3bench.kernels import triton_ops
+from v3bench.kernels.ops import TORCH, Ops
+from v3bench.model_ref.model import Model
+
+from .tiny import config
+
+KERNELS = Path(op_sets.__file__).parent
+# Sizes that FP8 rows of 16 bytes and the interpreter's patience allow.
+EVEN = {
+    "hidden_size": 64, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16,
+    "v_head_dim": 16, "moe_intermediate_size": 32, "num_hidden_layers": 2, "n_routed_experts": 8,
+    "num_experts_per_tok": 2, "num_nextn_predict_layers": 1,
+}  # fmt: skip
+DENSE = {
+    "model_type": "qwen2", "vocab_size": 61, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def pair(ops: Ops, dense: bool = False) -> tuple[Any, Any]:
+    """The same weights, float32, with torch's operations and with ``ops``; the matrices large enough to matter."""
+    models = []
+    for one in (TORCH, ops):
+        torch.manual_seed(1)
+        model: Any
+        if dense:
+            model = Dense(DenseConfig.from_dict(DENSE), ops=one, dtype=torch.float32)
+        else:
+            model = Model(config(**EVEN), ops=one, dtype=torch.float32)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=0.15)
+        models.append(model)
+    return models[0], models[1]
+
+
+def off(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Relative error, in the Frobenius norm."""
+    return float((got.double() - want.double()).norm() / want.double().norm())
+
+
+def tokens(batch: int, count: int) -> torch.Tensor:
+    return torch.randint(61, (batch, count))
+
+
+# float32 sums in another order; a wrong mask, position or expert is off by orders of magnitude.
+CLOSE = 1e-5
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_float32_logits_and_cached_decoding(dense: bool) -> None:
+    want, got = pair(triton_ops.TRITON, dense)
+    ids = tokens(2, 12)
+    logits = want(ids).detach()
+    with torch.no_grad():
+        assert off(got(ids), logits) < CLOSE
+        start, cache = got.prefill(ids[:, :9], lengths=[9, 7])
+        assert off(start[0], logits[0, :9]) < CLOSE
+        assert off(got.decode(ids[:, 9:11], cache)[0], logits[0, 9:11]) < CLOSE
+        cache.truncate([10, 7])
+        more = got.decode(torch.stack((ids[0, 10:11], ids[1, 7:8])), cache)
+    assert off(more[0], logits[0, 10:11]) < CLOSE
+    assert off(more[1], logits[1, 7:8]) < CLOSE
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_float32_gradients(dense: bool) -> None:
+    models, ids = pair(triton_ops.TRITON, dense), tokens(2, 9)
+    for model in models:
+        model.loss(ids).total.backward()
+    gradients = [{name: p.grad for name, p in model.named_parameters()} for model in models]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, want in gradients[0].items():
+        assert off(gradients[1][name], want) < 10 * CLOSE, name
+
+
+# E4M3 has 2^-4 between its codes' halves; products of two such, through a few layers, add up to some per cent.
+FP8_CLOSE = 0.15
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_fp8_stays_near_in_logits_and_gradients(dense: bool) -> None:
+    want, got = pair(triton_ops.fp8(), dense)
+    ids = tokens(2, 9)
+    with torch.no_grad():
+        logits, exact = got(ids), want(ids)
+        assert torch.equal(got(ids), logits)  # from the weights' cached codes
+    assert 1e-4 < off(logits, exact) < FP8_CLOSE
+    for model in (want, got):
+        model.loss(ids).total.backward()
+    for (name, a), b in zip(want.named_parameters(), got.parameters(), strict=True):
+        assert b.grad is not None, name
+        assert off(b.grad, a.grad) < 3 * FP8_CLOSE, name
+
+
+def test_changed_weights_are_quantised_anew() -> None:
+    _, got = pair(triton_ops.fp8())
+    ids = tokens(1, 4)
+    with torch.no_grad():
+        before = got(ids)
+        got.layers[0].ffn.w_down.mul_(-3)
+        assert off(got(ids), before) > 0.1
+
+
+@pytest.fixture
+def nothing_plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """Every definition, and every operation of the other sets, raises when it is called."""
+    names = set()
+    kept = {id(function) for function in (triton_ops.linear.linear, triton_ops.experts.grouped)}
+    plain = {id(value) for one in (TORCH, op_sets.REFERENCE) for value in vars(one).values()} - kept
+    for path in sorted(KERNELS.glob("*.py")):
+        module = import_module(f"v3bench.kernels.{path.stem}")
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and (name.startswith("reference") or id(value) in plain):
+                monkeypatch.setattr(module, name, forbidden(f"{path.stem}.{name}"))
+                names.add(f"{path.stem}.{name}")
+    yield names
+
+
+def forbidden(name: str) -> Any:
+    def call(*args: object, **kwargs: object) -> None:
+        pytest.fail(f"{name} was called")
+
+    return call
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_no_kernel_falls_back_to_a_definition(nothing_plain: set[str], fp8: bool) -> None:
+    assert {"attention.reference", "mla_decode.mla_decode", "quantize.reference_tiles", "route.route"} <= nothing_plain
+    torch.manual_seed(1)
+    model = Model(config(**EVEN), ops=triton_ops.fp8() if fp8 else triton_ops.TRITON, dtype=torch.float32)
+    dense = Dense(DenseConfig.from_dict(DENSE), ops=model.ops, dtype=torch.float32)
+    for one in (model, dense):
+        one.loss(tokens(1, 6)).total.backward()
+        _, cache = one.prefill(tokens(1, 6))
+        one.decode(tokens(1, 1), cache)
