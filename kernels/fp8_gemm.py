@@ -110,7 +110,7 @@ def launches(
         "a_scales_ptr": a_scales, "b_scales_ptr": b_scales, "M": M, "N": N, "K": K,
         "a_scales_row": a_scales.stride(0), "a_scales_column": a_scales.stride(1),
         "b_scales_row": b_scales.stride(0), "b_scales_column": b_scales.stride(1),
-        "out_split": into.stride(0), "out_row": into.stride(1), "steps": fp8_gemm_few.steps(K, config),
+        "out_split": into.stride(0), "out_row": into.stride(1), "steps": fp8_gemm_few.steps(out, K, config),
         "splits": len(into), **shape, "BULK": bulk,
     }  # fmt: skip
     gemm = Launch(kernel, (grid,), args, options, l2_bytes=(columns * M + rows * N) * K)
@@ -145,7 +145,7 @@ def fp8_gemm(
 
 def empty_partial(out: Tensor, K: int, config: Config) -> Tensor | None:
     """Room for the sums over each split of K; None where K is not split."""
-    splits = cdiv(cdiv(K, TILE), fp8_gemm_few.steps(K, config))
+    splits = cdiv(cdiv(K, TILE), fp8_gemm_few.steps(out, K, config))
     return torch.empty(splits, *out.shape, dtype=torch.float32, device=out.device) if splits > 1 else None
 
 

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from v3bench.kernels.casts import narrow
-from v3bench.kernels.fp8_tiles import descriptor
+from v3bench.kernels.fp8_tiles import descriptor, sms
 from v3bench.kernels.launch import Config, Launch, cdiv, split
 
 TILE = 128
@@ -69,10 +69,15 @@ def kernel_sum(partial_ptr, out_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.cons
     tl.store(out_ptr + at, narrow(total, out_ptr.dtype.element_ty), mask=at < count)
 
 
-def steps(K: int, config: Config) -> int:
-    """Tiles of K that one split goes over; none is left without work."""
-    tiles = cdiv(K, TILE)
-    return cdiv(tiles, min(config["SPLITS"], tiles))
+def steps(out: Tensor, K: int, config: Config) -> int:
+    """Tiles of K that one split goes over; none is left without work.
+
+    K is split only where the tiles of out (M, N) leave SMs idle: more sums would have to be written than that is worth.
+    """
+    (M, N), tiles = out.shape, cdiv(K, TILE)
+    n, t = ("BLOCK_N", "BLOCK_T") if config["SWAP"] else ("PART", "BLOCK_M")
+    programs = cdiv(N, config[n] * config.get("PARTS", 1)) * cdiv(M, config[t])
+    return cdiv(tiles, min(config["SPLITS"], tiles)) if programs < sms(out.device) else tiles
 
 
 def launches(
@@ -88,7 +93,8 @@ def launches(
         "a_scales_ptr": a_scales, "b_scales_ptr": b_scales, "M": M, "N": N, "K": K,
         "a_scales_row": a_scales.stride(0), "a_scales_column": a_scales.stride(1),
         "b_scales_row": b_scales.stride(0), "b_scales_column": b_scales.stride(1),
-        "out_split": into.stride(0), "out_row": into.stride(1), "steps": steps(K, config), "BLOCK_N": n, "BLOCK_T": t,
+        "out_split": into.stride(0), "out_row": into.stride(1), "steps": steps(out, K, config),
+        "BLOCK_N": n, "BLOCK_T": t,
     }  # fmt: skip
     grid = cdiv(N, n), cdiv(M, t), len(into)
     gemm = Launch(kernel, grid, args, options, l2_bytes=(grid[0] * M + grid[1] * N) * K)

@@ -153,12 +153,21 @@ def test_meta_tensors_give_shapes_without_work() -> None:
 
 
 def test_every_split_of_k_has_work() -> None:
+    out = torch.empty(64, 200, device="meta")
     for K in (16, 384, 2048, 7168):
         for splits in (1, 2, 3, 5, 8, 16):
-            tiles, steps = -(-K // 128), fp8_gemm.fp8_gemm_few.steps(K, {"SPLITS": splits})
+            tiles, steps = -(-K // 128), fp8_gemm.fp8_gemm_few.steps(out, K, {**FEW, "SPLITS": splits})
             used = -(-tiles // steps)
             assert used <= splits
             assert (used - 1) * steps < tiles
+
+
+def test_k_is_split_only_where_tiles_leave_sms_idle() -> None:
+    few, many = {**FEW, "BLOCK_T": 64, "SPLITS": 4}, {**MANY, "SPLITS": 4}
+    for config, width in ((few, 64), (many, 128)):
+        for tiles, splits in ((131, 4), (132, 1)):
+            out = torch.empty(64, tiles * width, device="meta")
+            assert -(-32 // fp8_gemm.fp8_gemm_few.steps(out, 4096, config)) == splits
 
 
 CUDA = torch.cuda.is_available() and not checks.missing(checks.HOPPER, torch.device("cuda"))
