@@ -6,11 +6,10 @@ in float32 every 128 products where it is meant to, and has the grid, occupancy 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from v3bench.kernels import tables
-from v3bench.kernels.launch import Config
 from v3bench.suite.laws import work
 from v3bench.suite.meter.compiled import Built, Job, Outcome
 
@@ -19,24 +18,19 @@ INSTRUCTIONS = 0.05  # by which a count may differ from the table's, which is ro
 MATRIX = ("QGMMA", "HGMMA", "HMMA")
 
 
-def absorbed(config: Config) -> str:
-    """Sixteen heads do not fill a warpgroup's instruction; 64 do."""
-    return "HGMMA" if config["BLOCK_H"] >= 64 else "HMMA"
-
-
 # The matrix instruction of each operation that has products; the others must have none.
-MEANT: Mapping[str, Callable[[Config], str]] = {
-    "fp8_gemm": lambda config: "QGMMA",
-    "fp8_gemm_wgrad": lambda config: "QGMMA",
-    "grouped_fp8_gemm": lambda config: "QGMMA",
-    "masked_fp8_gemm": lambda config: "QGMMA",
-    "grouped_fp8_wgrad": lambda config: "QGMMA",
-    "paged_mla": absorbed,
-    "paged_mla_fp8": absorbed,
-    "mla_prefill": lambda config: "HGMMA",
-    "mla_prefill_backward": lambda config: "HGMMA",
-    "paged_gqa": lambda config: "HGMMA",
-    "paged_gqa_fp8": lambda config: "HGMMA",
+MEANT: Mapping[str, str] = {
+    "fp8_gemm": "QGMMA",
+    "fp8_gemm_wgrad": "QGMMA",
+    "grouped_fp8_gemm": "QGMMA",
+    "masked_fp8_gemm": "QGMMA",
+    "grouped_fp8_wgrad": "QGMMA",
+    "paged_mla": "HGMMA",
+    "paged_mla_fp8": "HGMMA",
+    "mla_prefill": "HGMMA",
+    "mla_prefill_backward": "HGMMA",
+    "paged_gqa": "HGMMA",
+    "paged_gqa_fp8": "HGMMA",
 }
 
 
@@ -53,7 +47,7 @@ def wrong(op: str, row: tables.Row, outcome: Outcome, *, same_compiler: bool = T
     if isinstance(outcome, str):
         return [f"does not compile: {outcome}"]
     found = [f"{launch.name} {what}" for launch in outcome for what in misfits(launch)]
-    found += matrix(op, row.config, outcome)
+    found += matrix(op, outcome)
     return found + (changed(op, row, outcome) if same_compiler else [])
 
 
@@ -65,10 +59,10 @@ def misfits(launch: Built) -> list[str]:
     )
 
 
-def matrix(op: str, config: Config, launches: Sequence[Built]) -> list[str]:
+def matrix(op: str, launches: Sequence[Built]) -> list[str]:
     """The wrong matrix instructions, or sums that stay in the tensor cores too long."""
     used = {name for launch in launches for name in MATRIX if launch.instructions.get(name)}
-    meant = {MEANT[op](config)} if op in MEANT else set()
+    meant = {MEANT[op]} if op in MEANT else set()
     found = [] if used == meant else [f"uses {sorted(used) or 'no matrix instructions'}, meant are {sorted(meant)}"]
     for launch in launches:
         if not launch.instructions.get("QGMMA"):

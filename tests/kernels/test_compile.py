@@ -62,7 +62,7 @@ GEMM = Built(
     ],
 )
 def test_the_check_sees_a_wrong_instruction_and_a_lost_promotion(launch: Built, said: list[str]) -> None:
-    assert matrix("fp8_gemm", {}, [launch]) == said
+    assert matrix("fp8_gemm", [launch]) == said
 
 
 def test_the_check_sees_spills_and_too_much_shared_memory() -> None:
