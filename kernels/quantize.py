@@ -50,11 +50,13 @@ def reference_blocks(w: Tensor, *, clamp: float = ACTIVATION, power_of_two: bool
 def coded(x: Tensor, amax: Tensor, clamp: float, power_of_two: bool) -> tuple[Tensor, Tensor]:
     """x and the magnitude of its tile -> codes and scale."""
     amax = amax.clamp(min=clamp).masked_fill(~amax.isfinite(), float("nan"))  # NaN would pass the clamp, infinity not
-    scale = amax / FP8_MAX
+    most = torch.full_like(amax, FP8_MAX)
+    # Tensors on both sides: with a number on one, torch multiplies by a reciprocal (above a tensor everywhere, below it
+    # on a GPU), which rounds twice.
+    scale = amax / most
     if power_of_two:
         scale = torch.exp2(torch.ceil(torch.log2(scale.double()))).float()
-    # A number over a tensor would be torch's reciprocal times the number: two roundings.
-    inverse = torch.ones_like(amax) / scale if power_of_two else torch.full_like(amax, FP8_MAX) / amax
+    inverse = torch.ones_like(amax) / scale if power_of_two else most / amax
     return (x * inverse).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale
 
 
