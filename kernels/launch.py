@@ -13,8 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 Config = Mapping[str, int | bool]
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
+MOST_PROGRAMS = (2**31 - 1, 65535, 65535)  # along a grid's three axes, as CUDA has it
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,16 @@ class Launch:
     l2_bytes: int = 0  # what its programs together ask the L2 for, where tiles are read again and again
 
     def __call__(self) -> None:
-        """Start it on the current stream."""
-        self.kernel[self.grid](**self.args, **self.options)
+        """Start it on the current stream of its tensors' GPU. Raises ValueError where the grid is too large."""
+        if any(n > most for n, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
+            name = getattr(self.kernel, "__name__", "kernel")
+            raise ValueError(f"{name}: its tensors make a grid of {self.grid} programs, more than {MOST_PROGRAMS}")
+        there = next((x.device for x in self.args.values() if getattr(x, "is_cuda", False)), None)
+        if there is None or there.index == torch.cuda.current_device():
+            self.kernel[self.grid](**self.args, **self.options)
+        else:  # Triton launches on the current device, whatever its tensors lie on
+            with torch.cuda.device(there):
+                self.kernel[self.grid](**self.args, **self.options)
 
     @property
     def programs(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +33,31 @@ def test_an_empty_grid_starts_nothing() -> None:
     kernel = Recording()
     run([Launch(kernel, (0, 5), {})])
     assert kernel.started == []
+
+
+def test_a_grid_that_no_gpu_takes_is_an_error_that_says_so() -> None:
+    kernel = Recording()
+    with pytest.raises(ValueError, match=r"grid of \(1, 65536\) programs"):
+        run([Launch(kernel, (1, 65536), {})])
+    run([Launch(kernel, (65536, 65535), {})])
+    assert [grid for grid, _ in kernel.started] == [(65536, 65535)]
+
+
+def test_a_launch_runs_on_the_gpu_that_its_tensors_lie_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[torch.device] = []
+
+    def enter(device: torch.device) -> nullcontext[None]:
+        entered.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", enter)
+    kernel = Recording()
+    for index in (0, 1):
+        there = SimpleNamespace(is_cuda=True, device=torch.device("cuda", index))
+        run([Launch(kernel, (1,), {"n": 3, "x": there})])
+    assert entered == [torch.device("cuda", 1)]
+    assert len(kernel.started) == 2
 
 
 def test_a_config_is_split_into_constexprs_and_options() -> None:
