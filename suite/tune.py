@@ -20,6 +20,7 @@ from v3bench.suite.laws.prediction import Machine, Prediction, predict
 from v3bench.suite.ledger import hardware
 from v3bench.suite.meter.compiled import Built, Job, Outcome, compile_all
 from v3bench.suite.run_folder import write_whole
+from v3bench.suite.trials import own
 
 SAME = 0.03  # predictions closer than this are not told apart: the candidate named first is taken
 TIMED = 8  # candidates that are timed per shape
@@ -53,14 +54,15 @@ def tune(
     processes: int = 2,
 ) -> list[Path]:
     """Write the tables of these operations (default: all) and return their paths. Raises BadInput."""
+    ops = list(dict.fromkeys(own.ALIASES.get(op, op) for op in ops)) or list(catalog.MODULES)
     if unknown := [op for op in ops if op not in catalog.MODULES]:
-        raise BadInput(f"unknown operation {unknown[0]!r}", where="tune", right=f"one of {', '.join(catalog.MODULES)}")
+        raise BadInput(f"unknown operation {unknown[0]!r}", where="tune", right=f"one of {own.OPERATIONS}")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot be made ({error.strerror})", where=str(folder), right="a folder to write to") from error
-    written = []
-    for op in ops or catalog.MODULES:
+    written, tables_so_far = [], {op: existing(Path(folder) / f"{op}.json") for op in ops}
+    for op in ops:
         module = catalog.module(op)
         shapes, candidates = module.TABLE_SHAPES[op], module.CANDIDATES[op]
         jobs = [Job(op, shape, config) for shape in shapes for config in candidates]
@@ -75,7 +77,10 @@ def tune(
                 raise BadInput(f"no candidate of {op} is usable at {dict(shape)}: {why}", where="tune")
             rows.append(chosen(op, shape, ranked, device, source, say))
         path = Path(folder) / f"{op}.json"
-        write_whole(path, text(op, merged(path, rows)))
+        try:
+            write_whole(path, text(op, merged(tables_so_far[op], rows)))
+        except OSError as error:
+            raise BadInput(f"cannot be written ({error.strerror})", where=str(path), right="--out DIR") from error
         written.append(path)
     return written
 
@@ -115,9 +120,21 @@ def chosen(
     }
 
 
-def merged(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The new rows, and the rows that the table has for other devices."""
-    old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+def existing(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of a table, none where there is no file. Raises BadInput for a file that is no table."""
+    if not path.is_file():
+        return []
+    try:
+        rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        if all(isinstance(row["device"], str) for row in rows):
+            return rows
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise BadInput("is no launch table", where=str(path), right="one that v3bench tune wrote, or no file")
+
+
+def merged(old: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The new rows, and the old ones of other devices."""
     devices = {row["device"] for row in rows}
     return [*rows, *(row for row in old if row["device"] not in devices)]
 

@@ -10,8 +10,8 @@ from v3bench.suite import tune
 from v3bench.suite.meter.compiled import Built
 
 FINE = Built(
-    name="k", programs=10_000, l2_bytes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0, instructions={"FADD": 100},
-    loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=8,
+    name="k", programs=10_000, l2_bytes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
+    instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=8,
 )  # fmt: skip
 SLOW = replace(FINE, instructions={"FADD": 10**6})
 SHAPE = {"M": 4096, "K": 7168}
@@ -50,9 +50,30 @@ def test_a_table_is_written_and_keeps_the_rows_of_other_devices(small, tmp_path)
     assert said == ["quantize_blocks: 1 candidates at 1 shapes"]
 
 
+@pytest.mark.parametrize("broken", ["{bad", "[]", '{"rows": 3}', '{"rows": [{}]}'])
+def test_a_file_that_is_no_table_is_refused_before_anything_is_compiled(tmp_path, monkeypatch, broken):
+    monkeypatch.setattr(tune, "compile_all", lambda jobs, **_: pytest.fail("compiled"))
+    (tmp_path / "route.json").write_text(broken)
+    with pytest.raises(BadInput, match=r"route\.json: is no launch table; expected one that v3bench tune wrote"):
+        tune.tune(["quantize_blocks", "route"], folder=tmp_path)
+    assert (tmp_path / "route.json").read_text() == broken
+
+
+def test_a_table_that_cannot_be_written_is_one_line(small, tmp_path):
+    (tmp_path / "quantize_blocks.json").mkdir()
+    with pytest.raises(BadInput, match=r"quantize_blocks\.json: cannot be written \(Is a directory\); expected --out"):
+        tune.tune(["quantize_blocks"], folder=tmp_path)
+
+
+def test_short_names_are_those_of_impl_and_an_operation_named_twice_is_tuned_once(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(tune.own.ALIASES, "blocks", "quantize_blocks")
+    paths = tune.tune(["blocks", "quantize_blocks"], folder=tmp_path)
+    assert paths == [tmp_path / "quantize_blocks.json"]
+
+
 def test_unknown_operations_and_hopeless_candidates_are_refused(small, tmp_path, monkeypatch):
-    with pytest.raises(BadInput, match="unknown operation 'gemm'"):
-        tune.tune(["gemm"], folder=tmp_path)
+    with pytest.raises(BadInput, match=r"unknown operation 'gem'; expected one of .*; short mla_decode"):
+        tune.tune(["gem"], folder=tmp_path)
     monkeypatch.setattr(tune, "compile_all", lambda jobs, **_: ["broken"] * len(jobs))
     with pytest.raises(BadInput, match=r"no candidate of quantize_blocks is usable at .*: broken"):
         tune.tune(["quantize_blocks"], folder=tmp_path)
