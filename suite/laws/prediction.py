@@ -32,14 +32,22 @@ class Machine:
 class Compiled(Protocol):
     """What is known of a compiled launch (meter/compiled.py's Built)."""
 
-    programs: int
-    l2_bytes: int
-    warps: int
-    ctas_per_sm: int
-    instructions: Mapping[str, int]
-    loop: Mapping[str, int]
-    loop_flops: int
-    loop_bytes: int
+    @property
+    def programs(self) -> int: ...
+    @property
+    def l2_bytes(self) -> int: ...
+    @property
+    def warps(self) -> int: ...
+    @property
+    def ctas_per_sm(self) -> int: ...
+    @property
+    def instructions(self) -> Mapping[str, int]: ...
+    @property
+    def loop(self) -> Mapping[str, int]: ...
+    @property
+    def loop_flops(self) -> int: ...
+    @property
+    def loop_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True)

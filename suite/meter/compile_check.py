@@ -11,6 +11,7 @@ from typing import Any
 
 from v3bench.kernels import tables
 from v3bench.suite.laws import work
+from v3bench.suite.laws.prediction import predict
 from v3bench.suite.meter.compiled import Built, Job, Outcome
 
 PROMOTED = 128  # products summed in a tensor core before the sum goes to float32
@@ -78,7 +79,7 @@ def matrix(op: str, launches: Sequence[Built]) -> list[str]:
 
 def changed(op: str, row: tables.Row, launches: Sequence[Built]) -> list[str]:
     """Where the compiled code no longer is what the table's row says of it."""
-    from v3bench.suite.tune import machine, predict
+    from v3bench.suite.tune import machine
 
     todo = work.of(op, row.shape)
     now: dict[str, Any] = predict(todo, launches, machine()).as_json(todo)

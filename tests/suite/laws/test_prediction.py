@@ -9,8 +9,8 @@ from v3bench.suite.meter.compiled import Built
 
 CHIP = Machine(sms=100, clock=1e9, bandwidth=1e12, l2_bandwidth=2e12, flop_rate={"bf16": 1e14, "fp8": 2e14})
 KERNEL = Built(
-    name="k", programs=1000, l2_bytes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0, instructions={"FADD": 100},
-    loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=5,
+    name="k", programs=1000, l2_bytes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
+    instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=5,
 )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ def test_each_ceiling_has_a_case_for_a_gpu():
     assert {case.shape["kind"] for case in OWN.values()} == set(CEILINGS)
     for name, case in OWN.items():
         assert name == f"ceiling-{case.shape['kind']}"
-        assert (case.device, case.subjects, case.profiles) == ("cuda", ("kernels.ceiling",), ("quick", "standard", "full"))
+        assert (case.device, case.subjects) == ("cuda", ("kernels.ceiling",))
+        assert case.profiles == ("quick", "standard", "full")
 
 
 @pytest.mark.parametrize("kind", ["copy", "read", "bf16"])
@@ -27,7 +28,6 @@ def test_a_ceiling_computes_what_it_says_on_data_that_are_no_zeros(kind):
     torch.manual_seed(0)
     operands = CEILINGS[kind].operands(256, "cpu")
     check(operands)
-    assert float(operands.want().double().abs().min()) >= 0
     assert float(operands.want().double().norm()) > 1
 
 
