@@ -18,7 +18,7 @@ from v3bench.kernels.casts import narrow, operand
 
 @triton.jit
 def kernel_rows(  # type: ignore[no-untyped-def]
-    out_ptr, d_out_ptr, lse_ptr, rows_ptr, S, P, H, width, d_out_by_batch, d_out_by_row, d_out_by_head,
+    out_ptr, d_out_ptr, lse_ptr, rows_ptr, S, P, H, width, out_by_batch, d_out_by_batch, d_out_by_row, d_out_by_head,
     BLOCK: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK queries of one head, of P with those that only pad S to whole blocks.
@@ -26,7 +26,7 @@ def kernel_rows(  # type: ignore[no-untyped-def]
     base is +inf, which makes all weights 0, where a query sees no key or is none.
     """
     first, head, batch = tl.program_id(0) * BLOCK, tl.program_id(1), tl.program_id(2)
-    out = tile(out_ptr, batch, first, head, 0, S * H * width, H * width, width, S, width, BLOCK, VALUE, False)
+    out = tile(out_ptr, batch, first, head, 0, out_by_batch, H * width, width, S, width, BLOCK, VALUE, False)
     d_out = tile(
         d_out_ptr, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width, BLOCK, VALUE, False
     )

@@ -61,7 +61,8 @@ def launches(
     widths, described = Widths.of(d, width), bulk(q, k, v, d_out, dq, dk, dv)
     by_rows = {
         "out_ptr": out, "d_out_ptr": d_out, "lse_ptr": lse, "rows_ptr": rows, "S": S, "P": P,
-        "H": H, "width": width, **strides("d_out_by", d_out), "BLOCK": ROWS, "VALUE": widths.value,
+        "H": H, "width": width, "out_by_batch": out.stride(0), **strides("d_out_by", d_out), "BLOCK": ROWS,
+        "VALUE": widths.value,
     }  # fmt: skip
     M, N = config["KEYS_M"], config["KEYS_N"]
     by_keys = {

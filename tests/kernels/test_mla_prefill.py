@@ -241,6 +241,13 @@ def test_wide_heads_are_cut_and_not_padded(d: int, v: int, widths: tuple[int, in
     assert Widths.of(d, v) == Widths(*widths)
 
 
+def test_steps_beyond_int32_are_reckoned_outside_the_kernels() -> None:
+    """A product of two int32 arguments would wrap there."""
+    config = mla_prefill_backward.CANDIDATES["mla_prefill_backward"][0]
+    first, *_ = mla_prefill_backward.example("mla_prefill_backward", {"B": 2, "H": 128, "S": 2**17}, config)
+    assert first.args["out_by_batch"] == 2**31
+
+
 def test_meta_tensors_give_shapes_without_work() -> None:
     q, k, v = (torch.empty(2, 6, 4, d, device="meta", dtype=torch.bfloat16) for d in (192, 192, 128))
     out, lse = mla_prefill.mla_prefill(q, k, v, scale=0.1, config=SMALL_CONFIG)
