@@ -221,6 +221,10 @@ def mla_decode(
     op = "mla_decode"
     check_query(op, q, value_dim, None)
     checks.tensor(op, "latents", latents, q.dtype, (q.shape[0], None, q.shape[-1]))
+    if latents.shape[1] * latents.stride(1) > checks.MOST:
+        raise ValueError(
+            f"{op}: latents has strides {latents.stride()}; a row must not span more than 2^31 - 1 elements"
+        )
     if lengths is not None:
         checks.tensor(op, "lengths", lengths, (torch.int32, torch.int64), (q.shape[0],), aligned=False)
     checks.device(op, NEEDS, q, latents, *([] if lengths is None else [lengths]))

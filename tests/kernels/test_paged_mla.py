@@ -200,6 +200,13 @@ def test_bad_input_is_one_clear_error(change: dict[str, Any], message: str) -> N
         paged_mla.paged_mla(**{**made([70, 3]), **change}, config=FEW)
 
 
+def test_latents_whose_rows_span_too_much_are_refused() -> None:
+    latents = torch.empty(1, 2**20, 8, 512, dtype=torch.bfloat16, device="meta")[:, :, 0]
+    q = torch.empty(1, 1, 4, 512, dtype=torch.bfloat16, device="meta")
+    with pytest.raises(ValueError, match=r"mla_decode: latents has strides .* 2\^31 - 1 elements"):
+        paged_mla.mla_decode(q, latents, value_dim=448, scale=1.0)
+
+
 def test_no_rows_no_pages_and_meta_tensors() -> None:
     none = {**made([70, 3]), "block_table": torch.zeros(2, 0, dtype=torch.int32)}
     out, lse = ours(none, FEW)
