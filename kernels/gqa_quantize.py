@@ -66,7 +66,7 @@ def kernel_append(  # type: ignore[no-untyped-def]
     D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     """One program: HEADS heads of one new token."""
-    b, i = (tl.program_id(0) // n).to(tl.int64), tl.program_id(0) % n
+    b, i = (tl.program_id(0) // n).to(tl.int64), (tl.program_id(0) % n).to(tl.int64)
     token = tl.load(lengths_ptr + b).to(tl.int64) + i
     fits = (token >= 0) & (token < columns * PAGE)
     page = tl.load(table_ptr + b * table_row + token // PAGE, mask=fits, other=-1).to(tl.int64)

@@ -80,7 +80,7 @@ def kernel_append(  # type: ignore[no-untyped-def]
     C: tl.constexpr, R: tl.constexpr, CP: tl.constexpr, RP: tl.constexpr, PAGE: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
     """One program: one new token of one row. Strides are in elements of the pointer they belong to."""
-    i, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i, b = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     t = tl.load(lengths_ptr + b).to(tl.int32) + i
     fits = (t >= 0) & (t < columns * PAGE)
     if counts_ptr is not None:
