@@ -117,6 +117,7 @@ class WeightCache:
 
     A tensor is known by identity; its version, which every write in place raises, and its memory tell whether it
     changed. Writes through ``.data`` raise no version: ``clear`` after such. Codes are dropped with their parameter.
+    What a CUDA graph captures is not kept: call once before, and the graph holds the codes and not their making.
     """
 
     def __init__(self, quantize: Quantizer = quantize_blocks) -> None:
@@ -131,12 +132,19 @@ class WeightCache:
         if known is not None and known[0]() is w and known[1] == state:
             return known[2]
         made, kept, key = self.quantize(w), self.kept, id(w)
+        if capturing(w):  # nothing has run yet, and the memory is the graph's
+            return made
         kept[key] = (weakref.ref(w, lambda _: kept.pop(key, None)), state, made)
         return made
 
     def clear(self) -> None:
         """Forget all."""
         self.kept.clear()
+
+
+def capturing(w: Tensor) -> bool:
+    """Whether what is done to w now is captured in a CUDA graph instead of done."""
+    return w.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def check(x: Tensor, w: Tensor, bias: Tensor | None) -> None:

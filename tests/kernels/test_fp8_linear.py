@@ -170,6 +170,18 @@ def test_a_cache_forgets_weights_that_are_gone_and_trusts_none_without_a_version
     assert counting.calls == 5
 
 
+def test_a_cache_keeps_nothing_that_a_graph_has_yet_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, w, known = Counting(), torch.randn(16, 16), torch.randn(16, 16)
+    cache = fp8_linear.WeightCache(counting)
+    before = cache(known)
+    monkeypatch.setattr(fp8_linear, "capturing", lambda w: True)
+    cache(w)
+    assert cache(known) is before
+    monkeypatch.undo()
+    cache(w)
+    assert counting.calls == 3
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
