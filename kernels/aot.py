@@ -43,8 +43,8 @@ class Instruction(NamedTuple):
         if shape := re.search(r"\.(\d+)x(\d+)x(\d+)", self.modifiers):
             m, n, k = map(int, shape.groups())
             return 2 * m * n * k * max(warps // 4, 1)
-        if self.opcode == "HMMA" and (k := re.search(r"\.168(16|8)\b", self.modifiers)):
-            return 2 * 16 * 8 * int(k[1]) * warps
+        if self.opcode == "HMMA" and (deep := re.search(r"\.168(16|8)\b", self.modifiers)):
+            return 2 * 16 * 8 * int(deep[1]) * warps
         return 0
 
     def nbytes(self, warps: int) -> int:

@@ -14,6 +14,8 @@ M rows  K columns  W = ceil(K/128) tiles
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -191,7 +193,7 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
         return torch.empty(size, dtype=dtype, device="meta")
 
     K = shape["K"]
-    given = {"clamp": ACTIVATION, "power_of_two": False, "config": config}
+    given: dict[str, Any] = {"clamp": ACTIVATION, "power_of_two": False, "config": config}
     if op == "quantize_blocks":
         N = shape["N"]
         scales = empty(1, cdiv(N, TILE), cdiv(K, TILE), dtype=torch.float32)
