@@ -184,14 +184,22 @@ def compiled_gradients(inputs: Inputs) -> Callable[[], tuple[Tensor, Tensor, Ten
 
 
 def cudnn_gradients(inputs: Inputs) -> Callable[[], tuple[Tensor, ...]]:
-    """cuDNN's backward through torch's autograd, of a forward made beforehand."""
+    """cuDNN's backward through torch's autograd, of a forward made beforehand: by the first call on a stream.
+
+    Autograd goes back on the stream that the forward ran on, and a capture takes work on its own stream only.
+    """
     q, k, v = (x.detach().requires_grad_() for x in on_cuda(inputs))
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=inputs["scale"])
     d_out = inputs["d_out"].transpose(1, 2)
+    made: dict[torch.cuda.Stream, Tensor] = {}
 
     def run() -> tuple[Tensor, ...]:
-        return tuple(g.transpose(1, 2) for g in torch.autograd.grad(out, (q, k, v), d_out, retain_graph=True))
+        stream = torch.cuda.current_stream()
+        if stream not in made:
+            made.clear()
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                made[stream] = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=inputs["scale"])
+        grads = torch.autograd.grad(made[stream], (q, k, v), d_out, retain_graph=True)
+        return tuple(g.transpose(1, 2) for g in grads)
 
     return run
 
