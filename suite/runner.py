@@ -64,6 +64,7 @@ def run(
             raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
         models.load(str(Path(checkpoint) / "config.json"))
     table = own.entered(case_table.load(cases), impls)
+    own.need_a_case(table, impls, profile, device)
     say = whoever_listens(say)
     described = facts(device)
     versions = {case.name: case.version for case in table.values()}

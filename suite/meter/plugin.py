@@ -159,7 +159,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         params = item.callspec.params  # type: ignore[attr-defined]
         case = session.plan.cases[params["case"]]
         session.spoiled.setdefault(case.name, (report.outcome, why))
-        item.config.stash[PROGRESS].note(f"{report.outcome}: {why}")
+        who = f"{params['series'].rpartition('/')[2]}: " if len(case.impls) > 1 else ""
+        item.config.stash[PROGRESS].note(f"{report.outcome}: {who}{why}")
         blank = Recorder(session, case, params["series"], None, ONCE).blank
         settled = recorder.settled if recorder else []
         session.keep(*settled, blank(params["series"], status=report.outcome, why=why))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from v3bench.model_ref.errors import BadInput
-from v3bench.suite.ledger.cases import Case
+from v3bench.suite.ledger.cases import PROFILES, Case
 from v3bench.suite.trials.registry import FILES
 
 ALIASES = {"mla_decode": "paged_mla", "gqa_decode": "paged_gqa", "gemm": "fp8_gemm", "quantize": "quantize_tiles"}
@@ -72,11 +72,27 @@ def entered(cases: Mapping[str, Case], texts: Sequence[str]) -> dict[str, Case]:
     return made
 
 
+def need_a_case(cases: Mapping[str, Case], texts: Sequence[str], profile: str, device: str) -> None:
+    """Raise BadInput where a run of this profile on this device would leave one's own kernel out without a word."""
+    for op, name in dict.fromkeys(map(parse, texts)):
+        own = [case for case in cases.values() if case.subjects == (f"kernels.{op}",) and name in case.impls]
+        here = [case for case in own if not case.elsewhere(device)]
+        if not any(profile in case.profiles for case in here):
+            profiles = [one for one in PROFILES if any(one in case.profiles for case in here)]
+            right = f"--profile {' or '.join(profiles)}" if profiles else "another device"
+            raise BadInput(
+                f"the profile {profile} has no case of {op} on {device}", where=f"{FLAG} {name}", right=right
+            )
+
+
 def usage() -> list[str]:
     """How a function of one's own is called, an operation a line."""
     from v3bench.suite.trials import registry
 
-    lines = ["--impl OP=package.module:function; the function gets its inputs by name:"]
+    lines = [
+        "--impl OP=package.module:function; the function gets its inputs by name. On a CPU it is called on small, odd",
+        "shapes, whose widths (576, 512, 192, 128 below) differ: it should take them from its inputs.",
+    ]
     for op in FILES:
         short = "".join(f" (short: {alias})" for alias, long in ALIASES.items() if long == op)
         lines += [f"  {op}{short}", f"      {' '.join(registry.load(op).calling.split())}"]

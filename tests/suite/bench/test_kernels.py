@@ -220,6 +220,7 @@ def test_a_kernel_of_ones_own_goes_through_a_whole_run_on_a_cpu(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1, done.stdout + done.stderr
+    assert "    failed: mine_of_a_run:wrong: at M=5, K=300: its error is" in done.stdout
     run = load_run(tmp_path / "run")
     found = {(m.case, m.impl): (m.status, m.why or m.samples[0]) for m in run.measurements}
     needs = ("skipped", "needs a CUDA device")

@@ -86,6 +86,26 @@ def test_it_enters_every_case_of_its_operation_and_no_other(mine):
     assert benches == {"timed", "checked", "interpreted"}
 
 
+@pytest.mark.parametrize(
+    "profile, device, right",
+    [
+        ("smoke", "cpu", "quick or standard"),
+        ("full", "cpu", "quick or standard"),
+        ("smoke", "cuda", "quick or standard or full"),
+    ],
+)
+def test_a_profile_without_a_case_of_the_operation_is_refused(mine, profile, device, right):
+    """A run that measures nothing would pass for one in which the kernel is right."""
+    texts = [f"gemm={mine}:gemm"]
+    table = own.entered(cases.load(), texts)
+    with pytest.raises(BadInput) as error:
+        own.need_a_case(table, texts, profile, device)
+    said = f"--impl {mine}:gemm: the profile {profile} has no case of fp8_gemm on {device}; expected --profile {right}"
+    assert str(error.value) == said
+    own.need_a_case(table, texts, "quick", "cpu")
+    own.need_a_case(table, texts, "full", "cuda")
+
+
 def test_a_colon_tells_ones_own_from_ours_and_the_rivals():
     assert own.is_own("mine:f")
     assert not any(own.is_own(impl) for case in cases.load().values() for impl in case.impls)
