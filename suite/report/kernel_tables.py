@@ -24,6 +24,7 @@ from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run
 
 AREA, OURS, PREFIX = "kernels", "triton", "kernels."
+HOPPER = "sm_90"  # kernels/tables.py, which imports torch
 ALL = 1000  # rows of a table that are shown; no operation has so many
 Found = dict[str, Measurement]  # of one case: by implementation, the record in force
 
@@ -127,17 +128,22 @@ def beside(run: KernelRun, case: Case, impl: str, seconds: float) -> dict[str, s
             m = found(run, other, "time").get(OURS)
             if m and m.status == "ok" and other.shape.get("cold") == case.shape.get("cold"):
                 row["whole"] = fixed((seconds + median(m.samples)) * 1e6)
-    if (modelled := predictions(operation(case)).get(tuple(sorted(shape.items())))) is not None:
+    device = run.run.info["gpus"][0]["name"] if run.run.info["gpus"] else ""
+    if (modelled := predictions(operation(case), device).get(tuple(sorted(shape.items())))) is not None:
         row["modelled"] = fixed(modelled * 1e6)
     return row
 
 
 @cache
-def predictions(op: str) -> dict[tuple[tuple[str, int], ...], float]:
-    """Seconds that an operation's launch table predicts, by shape; empty where it has none."""
+def predictions(op: str, device: str) -> dict[tuple[tuple[str, int], ...], float]:
+    """Seconds that an operation's launch table predicts, by shape; empty where it has none.
+
+    The rows are the launcher's: those of the GPU's exact name where it was tuned, else those of every Hopper.
+    """
     path = Path(str(kernels.__file__)).parent / "tables" / f"{op}.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    return {tuple(sorted(row["shape"].items())): row["predicted"]["seconds"] for row in rows}
+    own = [row for row in rows if row["device"] == device] or [row for row in rows if row["device"] == HOPPER]
+    return {tuple(sorted(row["shape"].items())): row["predicted"]["seconds"] for row in own}
 
 
 def told(case: Case) -> str:
@@ -221,8 +227,8 @@ def check_table(run: KernelRun, who: str = "") -> Table:
         Column("how", "Over what, or why it failed"), Column("case", "Case"),
     )  # fmt: skip
     note = (
-        "Against float64 on the same quantised operands, the worst row of the worst shape, outputs poisoned with NaN, "
-        "runs repeated bit for bit. 1 is all that rounding explains; 0 where the arithmetic is fixed."
+        "Against float64 on the same quantised operands, the worst row of the worst shape, outputs poisoned with NaN; "
+        "on a GPU, runs repeated bit for bit. 1 is all that rounding explains; 0 where the arithmetic is fixed."
     )
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
     return Table(f"Correctness{who}", columns, frame, note, limit=ALL)
