@@ -1,9 +1,9 @@
 """The compiler in a child process: what it reports, and that it outlives what breaks it."""
 
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 from v3bench.kernels.catalog import module
 from v3bench.suite.meter import compiled
 from v3bench.suite.meter.compiled import Compiler, Job, compile_all
@@ -55,7 +55,7 @@ def test_the_child_is_not_interpreted(monkeypatch):
     assert Compiler(Path("/there")).environment["PYTHONPATH"].startswith("/there")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
 def test_the_tests_own_process_is_interpreted():
-    if not module("quantize_tiles").checks.interpreted():
-        pytest.skip("needs a machine without a CUDA device")
-    assert "triton" in sys.modules
+    """So that a child which compiles although its parent interprets is what the tests above have seen."""
+    assert module("quantize_tiles").checks.interpreted()
