@@ -180,3 +180,16 @@ WEIGHTS = [(2112, 7168), (576, 7168), (24576, 1536), (32768, 512), (7168, 16384)
 def test_every_shape_of_the_model_on_a_gpu(N: int, K: int) -> None:
     for M in (1, 3, 17, 64, 65, 128, 129, 1025, 4096):
         assert check(TRIAL, seeded(TRIAL, {"M": M, "N": N, "K": K}, "cuda"), TRIAL.ours) < 1, M
+
+
+@pytest.mark.parametrize(
+    ("dtype", "N", "bulk"), [(torch.bfloat16, 64, True), (torch.bfloat16, 60, False), (torch.float32, 64, False)]
+)
+def test_only_bfloat16_leaves_by_the_bulk_copy(dtype: torch.dtype, N: int, bulk: bool) -> None:
+    """A tile of float32 on its way out would not fit the shared memory beside four stages of operands."""
+    meta = torch.device("meta")
+    a, b = (torch.empty(rows, 256, dtype=torch.float8_e4m3fn, device=meta) for rows in (40, N))
+    scales = torch.empty(40, 2, device=meta), torch.empty(1, 2, device=meta)
+    out, config = torch.empty(40, N, dtype=dtype, device=meta), fp8_gemm.many(128, 128, 2, 8, 4)
+    (launch,) = fp8_gemm.launches(a, scales[0], b, scales[1], out, None, config=config)
+    assert launch.args["BULK"] is bulk
