@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from v3bench.kernels import dequantize, fp8_gemm, quantize
 from v3bench.suite.meter.closeness import rounding_error
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial, package
 
 Call = Callable[[], Any]
 TILE = quantize.TILE
@@ -110,10 +109,7 @@ def compiled(inputs: Inputs) -> Call:
 
 def deep_gemm(inputs: Inputs) -> Call:
     """DeepGEMM's kernel, of its first or second interface."""
-    try:
-        library = import_module("deep_gemm")
-    except ImportError as error:
-        raise Missing(f"deep_gemm cannot be imported: {error}") from error
+    library = package("deep_gemm")
     # Its scales are float32 on Hopper, the tokens' stored by column with rows padded to 4: ours are.
     a, b = (inputs["a"], inputs["a_scales"]), (inputs["b"], inputs["b_scales"])
     out = torch.empty(len(a[0]), len(b[0]), dtype=torch.bfloat16, device=a[0].device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from v3bench.kernels import dequantize, fp8_gemm_wgrad, quantize
 from v3bench.suite.meter.closeness import rounding_error
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial, package
 
 Call = Callable[[], Any]
 TILE = quantize.TILE
@@ -99,10 +98,7 @@ def grouped_bfloat16(inputs: Inputs) -> Call:
 
 def deep_gemm(inputs: Inputs) -> Call:
     """DeepGEMM's first interface adds to a float32 result."""
-    try:
-        library = import_module("deep_gemm")
-    except ImportError as error:
-        raise Missing(f"deep_gemm cannot be imported: {error}") from error
+    library = package("deep_gemm")
     function = getattr(library, "wgrad_gemm_fp8_fp8_fp32_nt", None)
     if function is None:
         raise Missing("deep_gemm has no wgrad_gemm_fp8_fp8_fp32_nt: its second interface has no such product on Hopper")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from v3bench.kernels import grouped_fp8_gemm, grouped_tiles, quantize
 from v3bench.suite.meter.closeness import rounding_error
 from v3bench.suite.trials.fp8_gemm import block_scaled, by_row
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial, package
 
 Call = Callable[[], Any]
 ALIGNED = 128  # rows that DeepGEMM wants each group to be a multiple of
@@ -98,10 +97,7 @@ def compiled(inputs: Inputs) -> Call:
 
 def deep_gemm(*names: str) -> Any:
     """DeepGEMM's function of the first of these names that it has. Raises Missing."""
-    try:
-        library = import_module("deep_gemm")
-    except ImportError as error:
-        raise Missing(f"deep_gemm cannot be imported: {error}") from error
+    library = package("deep_gemm")
     for name in names:
         if function := getattr(library, name, None):
             return function

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from v3bench.kernels import mla_prefill, mla_prefill_backward
 from v3bench.kernels.mla_prefill import KEY, VALUE
 from v3bench.suite.meter.closeness import rounding_error
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial, package
 
 LSE_BAR = 1e-4  # sums of float32 products of exact operands: a few units of 1e-7 per score
 CHUNK = 2048  # queries that the oracle takes at a time: float64 scores of one head then take 256 MB at 16384 keys
@@ -141,14 +140,6 @@ def compiled(inputs: Inputs) -> Callable[[], tuple[Tensor, Tensor]]:
         raise Missing(f"would write out {4 * B * H * S * S / 2**30:.0f} GiB of scores")
     function = torch.compile(mla_prefill.reference, mode="max-autotune-no-cudagraphs", dynamic=False)
     return lambda: function(**inputs)
-
-
-def package(name: str) -> Any:
-    """An optional package. Raises Missing."""
-    try:
-        return import_module(name)
-    except Exception as error:  # such packages also fail while they load their libraries
-        raise Missing(f"{name} cannot be imported: {error}") from error
 
 
 def flash_attention_3(inputs: Inputs) -> Callable[[], Any]:

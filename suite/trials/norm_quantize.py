@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 from v3bench.kernels import norm, norm_quantize, quantize
 from v3bench.suite.trials.coded import codes_error
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Rival, Shape, Trial, package
 
 EPS = 1e-6  # DeepSeek-V3's rms_norm_eps
 
@@ -73,10 +72,7 @@ def two_calls(inputs: Inputs) -> Callable[[], Any]:
 
 def liger(inputs: Inputs) -> Callable[[], Any]:
     """Liger-Kernel's RMSNorm: it has no codes, so that the write of bfloat16 stands in for theirs."""
-    try:
-        function = import_module("liger_kernel.ops.rms_norm").LigerRMSNormFunction
-    except ImportError as error:
-        raise Missing(f"liger-kernel cannot be imported: {error}") from error
+    function = package("liger_kernel.ops.rms_norm").LigerRMSNormFunction
     return lambda: function.apply(inputs["x"], inputs["weight"], inputs["eps"], 0.0, "llama", False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from v3bench.kernels import paged_gqa as gqa
 from v3bench.kernels.gqa_decode import FP8, PAGE
 from v3bench.kernels.gqa_quantize import reference_heads
 from v3bench.suite.meter.closeness import rounding_error
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial, package
 
 LSE_BAR = 1e-4  # sums of float32 products of exact operands: a few units of 1e-7 per score
 
@@ -131,14 +130,6 @@ def compiled(reference: Callable[..., Any]) -> Callable[[Inputs], Callable[[], A
         return lambda: function(**inputs)
 
     return build
-
-
-def package(name: str) -> Any:
-    """An optional package. Raises Missing."""
-    try:
-        return import_module(name)
-    except Exception as error:  # such packages also fail while they load their libraries
-        raise Missing(f"{name} cannot be imported: {error}") from error
 
 
 def flashinfer(inputs: Inputs) -> Callable[[], Tensor]:

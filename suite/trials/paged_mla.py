@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from v3bench.kernels import mla_decode, paged_mla
 from v3bench.kernels.page_table import PAGE
 from v3bench.kernels.paged_cache import FP8_TOKEN, LATENT, ROPE, gathered, quantized
 from v3bench.suite.meter.closeness import rounding_error
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial, package
 
 SCALE = (128 + ROPE) ** -0.5  # of a head's N + R channels before absorption
 SPARE = 3  # pages that no row has, so that a wrong entry does not hit a right page
@@ -130,14 +129,6 @@ def compiled(inputs: Inputs) -> Callable[[], Any]:
     room(inputs, 4 * B * L * (2 * W + 3 * S * H))
     function = torch.compile(paged_mla.reference, mode="max-autotune-no-cudagraphs", dynamic=False)
     return lambda: function(**inputs)
-
-
-def package(name: str) -> Any:
-    """An optional package. Raises Missing."""
-    try:
-        return import_module(name)
-    except Exception as error:  # such packages also fail while they load their libraries
-        raise Missing(f"{name} cannot be imported: {error}") from error
 
 
 def flash_mla(inputs: Inputs) -> Callable[[], tuple[Tensor, Tensor]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 from v3bench.kernels import swiglu, swiglu_quantize
 from v3bench.suite.trials.coded import codes_error
-from v3bench.suite.trials.trial import Inputs, Missing, Rival, Shape, Trial
+from v3bench.suite.trials.trial import Inputs, Rival, Shape, Trial, package
 
 
 def rows(shape: Shape, device: str) -> Inputs:
@@ -38,10 +37,7 @@ def compiled(inputs: Inputs) -> Callable[[], Any]:
 
 def liger(inputs: Inputs) -> Callable[[], Any]:
     """Liger-Kernel's SiLU(gate) * up: it has no codes, and wants the halves apart."""
-    try:
-        function = import_module("liger_kernel.ops.swiglu").LigerSiLUMulFunction
-    except ImportError as error:
-        raise Missing(f"liger-kernel cannot be imported: {error}") from error
+    function = package("liger_kernel.ops.swiglu").LigerSiLUMulFunction
     gate, up = (half.contiguous() for half in inputs["gate_up"].chunk(2, dim=-1))
     return lambda: function.apply(gate, up)
 

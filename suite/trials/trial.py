@@ -3,6 +3,7 @@
     Trial       inputs, our launcher, the float64 oracle, the bar, the rivals, small shapes for the interpreter
     Rival       another implementation of the same operation
     Missing     raised by a rival that cannot run here, with the reason
+    package     an optional package that a rival comes from, or Missing
 
 A function of one's own is called as the trial's ``calling`` says: with the inputs by name. It returns what ours does.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 Shape = Mapping[str, int]
@@ -19,6 +21,14 @@ Inputs = dict[str, Any]
 
 class Missing(Exception):
     """Why a rival cannot run: a package, a device or a feature that is not there."""
+
+
+def package(name: str) -> Any:
+    """An optional package, or a module of one. Raises Missing."""
+    try:
+        return import_module(name)
+    except Exception as error:  # such packages also fail while they load their libraries
+        raise Missing(f"{name} cannot be imported: {' '.join(str(error).split())}") from error
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from v3bench.suite.trials import contest
 from v3bench.suite.trials.contest import Wrong, examine
-from v3bench.suite.trials.trial import Missing, Rival, Trial
+from v3bench.suite.trials.trial import Missing, Rival, Trial, package
 
 
 def double(x, config=None):
@@ -116,3 +116,12 @@ def test_tuples_are_compared_part_by_part():
     assert contest.differing((a, a), (a, b)) == "returned float32 (2,) on cpu as result 2, expected float32 (3,) on cpu"
     assert contest.differing(a, (a, b)) == "returned float32 (2,) on cpu, expected 2 results"
     assert contest.differing((a,), (a, b)) == "returned 1 results, expected 2 results"
+
+
+def test_a_package_that_breaks_while_it_loads_is_missing_with_one_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_library.py").write_text("raise OSError('libx.so: no such file\\nor symbol')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Missing, match=r"^broken_library cannot be imported: libx\.so: no such file or symbol$"):
+        package("broken_library")
+    with pytest.raises(Missing, match=r"^no_such_package\.part cannot be imported: No module named"):
+        package("no_such_package.part")
