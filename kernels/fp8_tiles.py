@@ -18,6 +18,7 @@ from v3bench.kernels.checks import ALIGNMENT
 from v3bench.kernels.launch import cdiv
 
 HOPPER_SMS = 132  # of an H100, H200 or H800 with SXM: what is compiled ahead of time is made for
+INTERPRETED_SMS = 3  # enough for programs with several tiles, and with none
 
 
 @triton.jit
@@ -76,5 +77,7 @@ def programs(tiles: int, per_sm: int, device: torch.device) -> int:
 
 
 def sms(device: torch.device) -> int:
-    """SMs of the device; Hopper's where there is none."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else HOPPER_SMS
+    """SMs of the device; Hopper's on "meta"; few in the interpreter, which runs programs one after another."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return HOPPER_SMS if device.type == "meta" else INTERPRETED_SMS
