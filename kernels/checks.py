@@ -1,6 +1,9 @@
 """What launchers check before they launch: one clear error that names the argument, never a wrong number.
 
-tensor        dtype, rank, last stride, alignment, size, device
+tensor        dtype, rank, last stride, alignment, size
+scales        scales of tiles or blocks, with any strides
+result        the dtype asked for
+device        one device for all, able to run the kernel
 Needs         the least compute capability of a kernel, and why; ``missing`` says what a device lacks
 """
 
@@ -97,6 +100,24 @@ def tensor(
         steps = [s * value.itemsize for s, n in zip(value.stride()[:-1], value.shape[:-1], strict=True) if n > 1]
         if any(step % ALIGNMENT for step in steps) or value.data_ptr() % ALIGNMENT:
             raise ValueError(f"{where} has rows that do not start at multiples of {ALIGNMENT} bytes")
+
+
+def scales(op: str, name: str, value: Tensor, shape: Sequence[int]) -> None:
+    """Check scales (.., ceil(K/128)) float32, which may have any strides. Raises ValueError."""
+    if value.dtype != torch.float32:
+        raise ValueError(f"{op}: {name} is {short(value.dtype)}, expected float32")
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(value.shape)}, expected {tuple(shape)}: a scale per 128 columns"
+        )
+    if any(n * step > MOST for n, step in zip(shape, value.stride(), strict=True)):
+        raise ValueError(f"{op}: {name} has strides {value.stride()}; it must not span more than 2^31 - 1 elements")
+
+
+def result(op: str, dtype: torch.dtype, allowed: Sequence[torch.dtype]) -> None:
+    """Check ``out_dtype``. Raises ValueError."""
+    if dtype not in allowed:
+        raise ValueError(f"{op}: out_dtype is {short(dtype)}, expected {' or '.join(map(short, allowed))}")
 
 
 def short(dtype: torch.dtype) -> str:

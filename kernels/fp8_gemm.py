@@ -155,23 +155,10 @@ def check(op: str, a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, out
     checks.tensor(op, "a", a, FP8, (None, None))
     M, K = a.shape
     checks.tensor(op, "b", b, FP8, (None, K))
-    scales(op, "a_scales", a_scales, (M, cdiv(K, TILE)))
-    scales(op, "b_scales", b_scales, (cdiv(b.shape[0], TILE), cdiv(K, TILE)))
+    checks.scales(op, "a_scales", a_scales, (M, cdiv(K, TILE)))
+    checks.scales(op, "b_scales", b_scales, (cdiv(b.shape[0], TILE), cdiv(K, TILE)))
     checks.device(op, NEEDS, a, a_scales, b, b_scales)
-    if out_dtype not in OUT:
-        raise ValueError(
-            f"{op}: out_dtype is {checks.short(out_dtype)}, expected {' or '.join(map(checks.short, OUT))}"
-        )
-
-
-def scales(op: str, name: str, value: Tensor, shape: tuple[int, int]) -> None:
-    """Check scales, which may have any strides. Raises ValueError."""
-    if value.dtype != torch.float32:
-        raise ValueError(f"{op}: {name} is {checks.short(value.dtype)}, expected float32")
-    if tuple(value.shape) != shape:
-        raise ValueError(f"{op}: {name} has shape {tuple(value.shape)}, expected {shape}: a scale per 128 columns")
-    if any(n * step > checks.MOST for n, step in zip(shape, value.stride(), strict=True)):
-        raise ValueError(f"{op}: {name} has strides {value.stride()}; it must not span more than 2^31 - 1 elements")
+    checks.result(op, out_dtype, OUT)
 
 
 def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...]:

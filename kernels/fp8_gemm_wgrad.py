@@ -191,8 +191,8 @@ def check(op: str, a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor) -> 
     checks.tensor(op, "a", a, FP8, (None, None))
     M, T = a.shape
     checks.tensor(op, "b", b, FP8, (None, T))
-    fp8_gemm.scales(op, "a_scales", a_scales, (M, cdiv(T, TILE)))
-    fp8_gemm.scales(op, "b_scales", b_scales, (b.shape[0], cdiv(T, TILE)))
+    checks.scales(op, "a_scales", a_scales, (M, cdiv(T, TILE)))
+    checks.scales(op, "b_scales", b_scales, (b.shape[0], cdiv(T, TILE)))
     checks.device(op, NEEDS, a, a_scales, b, b_scales)
     return a.shape
 

@@ -100,28 +100,17 @@ def check(
     """What both grouped products ask of their input, x (.., K) being sound already. -> E. Raises ValueError."""
     checks.tensor(op, "w", w, FP8, (None, None, x.shape[-1]), contiguous=True)
     (E, N, K), rows = w.shape, x.shape[:-1].numel()
-    scales(op, "x_scales", x_scales, (*x.shape[:-1], cdiv(K, TILE)))
-    scales(op, "w_scales", w_scales, (E, cdiv(N, TILE), cdiv(K, TILE)))
+    checks.scales(op, "x_scales", x_scales, (*x.shape[:-1], cdiv(K, TILE)))
+    checks.scales(op, "w_scales", w_scales, (E, cdiv(N, TILE), cdiv(K, TILE)))
     checks.tensor(op, "w_scales", w_scales, torch.float32, w_scales.shape, aligned=False)
     checks.tensor(op, name, ends, torch.int32, (E,), contiguous=True, aligned=False)
     checks.device(op, NEEDS, x, x_scales, w, w_scales, ends)
-    if out_dtype not in OUT:
-        raise ValueError(
-            f"{op}: out_dtype is {checks.short(out_dtype)}, expected {' or '.join(map(checks.short, OUT))}"
-        )
+    checks.result(op, out_dtype, OUT)
     if max(rows, E * N) * cdiv(N, TILE) > checks.MOST or E > MOST_EXPERTS:
         raise ValueError(
             f"{op}: {rows} rows and {E} experts of {N} outputs are more than tiles can be counted in int32"
         )
     return E
-
-
-def scales(op: str, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
-    """Check scales, which may have any strides. Raises ValueError."""
-    if value.dtype != torch.float32:
-        raise ValueError(f"{op}: {name} is {checks.short(value.dtype)}, expected float32")
-    if tuple(value.shape) != shape:
-        raise ValueError(f"{op}: {name} has shape {tuple(value.shape)}, expected {shape}: a scale per 128 columns")
 
 
 def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...]:

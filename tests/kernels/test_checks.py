@@ -42,6 +42,32 @@ def test_what_need_not_be_aligned_or_must_be_contiguous() -> None:
         checks.tensor("op", "x", X.half(), (torch.float32, torch.bfloat16), (4, 32))
 
 
+@pytest.mark.parametrize(
+    ("value", "shape", "message"),
+    [
+        (torch.ones(3, 2), (3, 2), None),
+        (torch.ones(2, 3).T, (3, 2), None),
+        (torch.ones(2, 3, 2), (2, 3, 2), None),
+        (torch.ones(3, 2).half(), (3, 2), "op: s is float16, expected float32"),
+        (torch.ones(3, 2), (3, 1), r"op: s has shape \(3, 2\), expected \(3, 1\): a scale per 128 columns"),
+        (torch.ones(1, 1).expand(3, 2), (3, 2), None),
+        (torch.empty(3, 2**30, device="meta")[:, :2], (3, 2), r"op: s has strides \(1073741824, 1\); it must not span"),
+    ],
+)  # fmt: skip
+def test_scales_may_have_any_strides_within_31_bits(value: torch.Tensor, shape: tuple[int, ...], message: str) -> None:
+    if message is None:
+        checks.scales("op", "s", value, shape)
+        return
+    with pytest.raises(ValueError, match=message):
+        checks.scales("op", "s", value, shape)
+
+
+def test_a_result_of_another_dtype_is_refused() -> None:
+    checks.result("op", torch.float32, (torch.bfloat16, torch.float32))
+    with pytest.raises(ValueError, match="op: out_dtype is float16, expected bfloat16 or float32"):
+        checks.result("op", torch.float16, (torch.bfloat16, torch.float32))
+
+
 def test_one_device() -> None:
     with pytest.raises(ValueError, match="op: tensors lie on cpu and meta; one device is needed"):
         checks.device("op", checks.HOPPER, X, X.to("meta"))
