@@ -22,6 +22,7 @@ from v3bench.suite.report.display import MISSING, TIMES, fixed, number
 from v3bench.suite.report.rooflines import Ceilings, ceiling_of, share
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run
+from v3bench.suite.trials.own import is_own
 
 AREA, OURS, PREFIX = "kernels", "triton", "kernels."
 HOPPER = "sm_90"  # kernels/tables.py, which imports torch
@@ -57,13 +58,16 @@ def timed_cases() -> list[Case]:
 
 def is_mine(impl: str) -> bool:
     """Ours, or a kernel of somebody's own: what the others are set beside."""
-    return impl == OURS or ":" in impl
+    return impl == OURS or is_own(impl)
 
 
 def found(run: KernelRun, case: Case, metric: str) -> Found:
-    """A case's last record by implementation, ours first and one's own last; a value rather than a skip."""
-    own = [m for m in run.records.get(case.name, ()) if m.metric == metric and m.case_version == case.version]
-    last = {m.impl: m for m in sorted(own, key=lambda m: m.status == "ok")}
+    """A case's last record by implementation, ours first and one's own last; a value rather than a skip.
+
+    A value stands against a later failure, as the commit is the same; not one's own, which may have been changed since.
+    """
+    here = [m for m in run.records.get(case.name, ()) if m.metric == metric and m.case_version == case.version]
+    last = {m.impl: m for m in sorted(here, key=lambda m: m.status == "ok" or (is_own(m.impl) and m.status == "failed"))}
     order = [*(impl for impl in case.impls if impl in last), *(impl for impl in last if impl not in case.impls)]
     return {impl: last[impl] for impl in order}
 

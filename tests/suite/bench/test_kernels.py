@@ -14,6 +14,7 @@ from v3bench.suite.bench import bench_kernels
 from v3bench.suite.ledger import cases
 from v3bench.suite.run_folder import load_run
 from v3bench.suite.trials import contest, race, registry
+from v3bench.suite.trials.check import seeded
 from v3bench.suite.trials.contest import Wrong
 from v3bench.suite.trials.trial import Missing, Rival, Trial
 
@@ -116,6 +117,16 @@ def test_a_wrong_kernel_of_ones_own_fails_alone(trial, fake, monkeypatch):
     bench_kernels.test_timed(fake, CASE, CASE.series[0], "cpu")
     assert fake.contenders["mine:f"].failed.startswith("returned float64 (4, 128) on cpu, expected float32")
     assert fake.contenders["triton"].calls
+
+
+def test_who_writes_into_its_inputs_does_not_spoil_those_of_the_others(trial, fake, monkeypatch):
+    functions = {"mine:f": lambda x: x.mul_(2), "mine:g": lambda x: 2 * x}
+    monkeypatch.setattr(contest.own, "function", functions.get)
+    bench_kernels.test_timed(fake, replace(CASE, impls=("triton", "mine:f", "mine:g")), CASE.series[0], "cpu")
+    assert fake.contenders["mine:f"].failed == "changes its input x"
+    assert fake.contenders["mine:g"].calls
+    got = fake.contenders["triton"].calls[0]()
+    assert torch.equal(got, 2 * seeded(TRIAL, CASE.dimensions, "cpu")["x"])
 
 
 def test_a_case_that_does_not_fit_is_skipped_with_what_it_needs(trial, fake, monkeypatch):

@@ -203,6 +203,16 @@ def test_a_wrong_kernel_stands_in_the_checks_with_its_reason(timed, gpu_run):
     ]
 
 
+def test_ones_own_that_fails_after_a_change_no_longer_stands_with_its_old_time(timed, gpu_run):
+    late = {"status": "failed", "why": "its error is 3 times what is allowed"}
+    run = gpu_run(timed("triton", 40e-6), timed(MINE, 30e-6), timed("triton", **late), timed(MINE, **late))
+    row = rows(speed_tables(run, rooflines.ceilings(run))[-1])
+    assert (row["triton"]["Time, us"], row[MINE]["Time, us"]) == ("40.00", "–")
+    assert row[MINE]["Not timed because"] == f"failed: {late['why']}"
+    run = gpu_run(timed(MINE, **late), timed(MINE, 30e-6), timed(MINE, status="skipped", why="no room"))
+    assert rows(speed_tables(run, rooflines.ceilings(run))[-1])[MINE]["Time, us"] == "30.00"
+
+
 def test_several_runs_stand_apart(full, gpu_run, timed):
     (part,) = kernel_parts([full, gpu_run(timed("triton", 1e-5))], "")
     captions = [table.caption for table in part["tables"]]
