@@ -67,7 +67,9 @@ def found(run: KernelRun, case: Case, metric: str) -> Found:
     A value stands against a later failure, as the commit is the same; not one's own, which may have been changed since.
     """
     here = [m for m in run.records.get(case.name, ()) if m.metric == metric and m.case_version == case.version]
-    last = {m.impl: m for m in sorted(here, key=lambda m: m.status == "ok" or (is_own(m.impl) and m.status == "failed"))}
+    last = {
+        m.impl: m for m in sorted(here, key=lambda m: m.status == "ok" or (is_own(m.impl) and m.status == "failed"))
+    }
     order = [*(impl for impl in case.impls if impl in last), *(impl for impl in last if impl not in case.impls)]
     return {impl: last[impl] for impl in order}
 
