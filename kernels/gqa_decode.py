@@ -202,7 +202,7 @@ def launches(
     G, paged = H // J, block_table is not None
     L = block_table.shape[1] * PAGE if block_table is not None else k.shape[1]
     rows = min(max(ROWS[0], triton.next_power_of_2(S * G)), ROWS[1])
-    fit(blocks, options, rows, k.itemsize, D + V)
+    fit(blocks, options, rows, k.itemsize, triton.next_power_of_2(D) + triton.next_power_of_2(V))
     programs, BLOCK_N = blocks.pop("PROGRAMS"), blocks["BLOCK_N"]
     groups = B * J * cdiv(S * G, rows)
     tiles = cdiv(L if window is None else min(L, window + S), BLOCK_N)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from v3bench.kernels import attention, combine
 from v3bench.kernels import paged_gqa as gqa
-from v3bench.kernels.gqa_decode import gqa_decode
+from v3bench.kernels.gqa_decode import gqa_decode, launches
 from v3bench.kernels.launch import run
 from v3bench.suite.meter.closeness import rounding_error
 from v3bench.suite.trials.check import check, poisoned, seeded
@@ -239,6 +239,14 @@ def test_rivals_that_are_not_there_say_so(op: str, monkeypatch: pytest.MonkeyPat
     for name in {"cudnn", "flash"} & rivals.keys():
         with pytest.raises(Missing, match="needs a CUDA device"):
             rivals[name].build(inputs)
+
+
+def test_heads_padded_to_a_power_of_two_count_padded() -> None:
+    """192 wide, keys and values take the room of 256, which three stages of 64 rows do not leave."""
+    q, k = (torch.empty(1, n, heads, 192, dtype=torch.bfloat16, device="meta") for n, heads in ((4, 64), (4096, 4)))
+    lse, config = torch.empty(1, 4, 64, device="meta"), gqa.CANDIDATES["paged_gqa"][0]
+    first, *_ = launches(q, k, k, torch.empty_like(q), lse, scale=1.0, window=None, config=config)
+    assert (config["num_stages"], first.options["num_stages"]) == (3, 2)
 
 
 def test_meta_tensors_give_shapes_without_work() -> None:
