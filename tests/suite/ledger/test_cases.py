@@ -161,6 +161,8 @@ def test_every_implementation_of_a_timed_case_is_in_the_trial(op):
     for bench in ("timed", "checked", "interpreted"):
         for _, case in (pair for pair in kernels(bench) if pair[0] == op):
             assert set(case.impls) <= {"triton", *trial.rivals}, case.name
+    raced = {impl for other, case in kernels("timed") if other == op for impl in case.impls}
+    assert raced == {"triton", *trial.rivals}, "a rival in no timed case is never run"
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path):
