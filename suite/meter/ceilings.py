@@ -149,7 +149,12 @@ def ceilings(record: Recorder, case: Case, device: str = "cuda") -> None:
 
     def build() -> dict[str, Contender]:
         import torch
+        from v3bench.kernels import checks
 
+        lacking = checks.missing(checks.HOPPER, torch.device(device)) if ceiling.precision == "fp8" else ""
+        if lacking:
+            record.gate(lambda: None)
+            return dict.fromkeys(case.series, Contender(missing=lacking))
         torch.manual_seed(SEED)
         sets = graph.sets_needed(ceiling.work(n).nbytes, graph.l2_bytes())
         operands = [ceiling.operands(n, device) for _ in range(sets)]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from v3bench.kernels import checks
 from v3bench.suite.ledger import cases
 from v3bench.suite.meter import ceilings, graph
 from v3bench.suite.meter.ceilings import CEILINGS, check
@@ -101,6 +102,19 @@ def test_the_benchmark_checks_then_times_over_enough_sets(monkeypatch):
     (contender,) = done[2].values()
     assert list(done[2]) == ["kernels.ceiling/torch"]
     assert len(contender.calls) == 8  # 4000 bytes each, above three times 10,000
+
+
+def test_an_older_gpu_has_no_ceiling_in_fp8_and_says_why(monkeypatch):
+    monkeypatch.setattr(checks, "missing", lambda needs, device: "needs compute capability 9.0")
+    monkeypatch.setattr(graph, "l2_bytes", lambda: 10_000)
+    built = {}
+    record = SimpleNamespace(
+        gate=lambda found: found(), timed_kernels=lambda build, precision: built.update({precision: build()})
+    )
+    for kind in ("fp8-block", "bf16"):
+        ceilings.ceilings(record, replace(OWN[f"ceiling-{kind}"], shape={"kind": kind, "n": 128}), "cpu")
+    assert built["fp8"]["kernels.ceiling/torch"].missing == "needs compute capability 9.0"
+    assert built["bfloat16"]["kernels.ceiling/torch"].calls
 
 
 @pytest.mark.gpu
