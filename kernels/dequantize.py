@@ -16,7 +16,7 @@ from torch import Tensor
 from v3bench.kernels import checks, tables
 from v3bench.kernels.casts import from_e4m3, narrow
 from v3bench.kernels.launch import Config, Launch, cdiv, run, split
-from v3bench.kernels.quantize import FP8, NEEDS, ROWS, TILE, TOKENS, WEIGHTS, empty_scales
+from v3bench.kernels.quantize import FP8, NEEDS, ROWS, TILE, TOKENS, WEIGHTS, WIDE, empty_scales
 
 
 def reference_tiles(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -70,6 +70,7 @@ def dequantize_tiles(
 ) -> Tensor:
     """codes (M, K), scales (M, W) -> (M, K) in ``dtype``, as ``reference_tiles``. Raises ValueError."""
     checks.tensor("dequantize_tiles", "codes", codes, FP8, (None, None), aligned=False)
+    check_dtype("dequantize_tiles", dtype)
     M, K = codes.shape
     where = checks.device("dequantize_tiles", NEEDS, codes, scales)
     if scales.shape != (M, cdiv(K, TILE)) or scales.dtype != torch.float32:
@@ -104,6 +105,7 @@ def dequantize_blocks(
     """codes (N, K), scale_inv (ceil(N/128), W) float32 -> (N, K), as ``block_quant.reference``. Raises ValueError."""
     op = "dequantize_blocks"
     checks.tensor(op, "codes", codes, FP8, (None, None), aligned=False)
+    check_dtype(op, dtype)
     N, K = codes.shape
     scales = (cdiv(N, block[0]), cdiv(K, block[1]))
     checks.tensor(op, "scale_inv", scale_inv, torch.float32, scales, aligned=False)
@@ -113,6 +115,13 @@ def dequantize_blocks(
     if not codes.is_meta:
         run(launches_blocks(codes, scale_inv, w, block=block, config=config))
     return w
+
+
+def check_dtype(op: str, dtype: torch.dtype) -> None:
+    """What both inverses can round to. Raises ValueError."""
+    if dtype not in WIDE:
+        right = " or ".join(map(checks.short, WIDE))
+        raise ValueError(f"{op}: dtype is {checks.short(dtype)}, expected {right}")
 
 
 def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...]:

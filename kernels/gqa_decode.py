@@ -229,7 +229,7 @@ def launches(
         "BLOCK_V": max(16, triton.next_power_of_2(V)), "PAGE": PAGE, "ROWS": rows, "PAGED": paged,
         "FP8": k_scales is not None, "LENGTHS": lengths is not None, "WINDOW": window is not None, **blocks,
     }  # fmt: skip
-    main = Launch(kernel, (groups, parts), args, options)
+    main = Launch(kernel, (groups, parts), args, options, passes=cdiv(tiles, parts))
     if parts == 1:
         return (main,)
     joined = out.view(parts, -1, V), lse.view(parts, -1), whole[0].view(-1, V), whole[1].view(-1)

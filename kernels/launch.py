@@ -29,6 +29,7 @@ class Launch:
     args: Mapping[str, Any]  # by parameter name: tensors, descriptors, numbers and constexprs
     options: Mapping[str, Any] = field(default_factory=dict)
     l2_bytes: int = 0  # what its programs together ask the L2 for, where tiles are read again and again
+    passes: int = 0  # of a program through its loop, where padding hides it; 0: follows from the operation's work
 
     def __call__(self) -> None:
         """Start it on the current stream of its tensors' GPU. Raises ValueError where the grid is too large."""

@@ -166,7 +166,9 @@ def launches(
         **mask.arguments, "BULK": described, "TYPE": element(q), **widths.constexprs,
         "HEADS": 1, **blocks,
     }  # fmt: skip
-    return (Launch(kernel, (cdiv(S, M) * H, B), args, options),)
+    # Every block of queries reads the keys and values that it sees, half of them where it is causal.
+    from_l2 = B * H * cdiv(S, M) * (L - S // 2 if mask.causal else L) * (d + width) * k.itemsize
+    return (Launch(kernel, (cdiv(S, M) * H, B), args, options, l2_bytes=from_l2),)
 
 
 def forward(

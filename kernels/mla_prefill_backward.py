@@ -86,10 +86,24 @@ def launches(
         **strides("q_by", q), **strides("k_by", k), **strides("v_by", v), **strides("d_out_by", d_out),
         **mask.arguments, "BULK": described, "TYPE": element(q), **widths.constexprs,
     }  # fmt: skip
+    # Every block of keys reads the queries that see it, every block of queries the keys it sees.
+    seen = (L - S // 2 if mask.causal else L) * (d + width) * q.itemsize
     return (
         Launch(kernel_rows, (cdiv(P, ROWS), H, B), by_rows, {"num_warps": 4}),
-        Launch(kernel_keys, keys_grid, by_keys | shared, options(config, "KEYS")),
-        Launch(kernel_queries, (cdiv(S, M) * H, B), by_queries | shared, options(config, "QUERIES")),
+        Launch(
+            kernel_keys,
+            keys_grid,
+            by_keys | shared,
+            options(config, "KEYS"),
+            l2_bytes=B * H * cdiv(S, config["KEYS_N"]) * seen,
+        ),
+        Launch(
+            kernel_queries,
+            (cdiv(S, M) * H, B),
+            by_queries | shared,
+            options(config, "QUERIES"),
+            l2_bytes=B * H * cdiv(S, M) * seen,
+        ),
     )
 
 

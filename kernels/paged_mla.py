@@ -92,12 +92,13 @@ def launches(
         "PAGE": 0 if block_table is None else PAGE, "FP8": cache.dtype == torch.uint8, **blocks,
     }  # fmt: skip
     grid = (cdiv(rows, BLOCK_H), splits, B)
+    passes = cdiv(cdiv(longest(cache, block_table), BLOCK_N), splits)
     if BLOCK_H <= FEW and BLOCK_N >= 64:
         args |= {"q_ptr": q, "q_b": q.stride(0), "q_row": q.stride(1)}
-        made = (Launch(kernel_few, grid, args, options),)
+        made = (Launch(kernel_few, grid, args, options, passes=passes),)
     else:
         args |= {"q_desc": descriptor(q[..., :C], BLOCK_H, CP), "qr_desc": descriptor(q[..., C:], BLOCK_H, RP)}
-        made = (Launch(kernel_many, grid, args, options),)
+        made = (Launch(kernel_many, grid, args, options, passes=passes),)
     if parts is None:
         return made
     return (*made, *combine.launches(part.flatten(1, 2), part_lse.flatten(1, 2), out.view(-1, C), lse.view(-1)))
@@ -275,11 +276,11 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
 # With 64 query rows a tile of 64 tokens and its successor fill the shared memory. Of FP8 tokens TAIL is unused.
 CANDIDATES = {
     "paged_mla": [
-        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
-        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 32, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
-        {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 3},
+        # The fewest rows first: where memory decides, all take as long, and padding only heats.
         {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
         {"BLOCK_H": 32, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
+        {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
+        {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 3},
     ],
     "paged_mla_fp8": [
         {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},

@@ -3,7 +3,8 @@
     TRITON    BF16 products by torch's own GEMMs, everything else by this project's kernels
     fp8()     the layers' and the experts' products in FP8 too (V3 report, section 3.3); each set has its own weights
 
-No launcher falls back to torch's forms: what a kernel does not take is an error that says so.
+No launcher falls back to torch's forms: what a kernel does not take is an error that says so. The experts of TRITON are
+for BF16, where torch has a grouped GEMM; in another dtype they are a loop that waits for the GPU.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from v3bench.suite.laws.work import Work
 
 GAP = 2e-6  # seconds; the smallest kernels of every library take 2.0 to 2.6 us in a graph
 SCHEDULERS = 4  # warps that an SM issues from in one clock
+SLOW = {"MUFU": 8}  # clocks of a scheduler for a warp, where it is not one: 16 special functions an SM and clock
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Compiled(Protocol):
     def programs(self) -> int: ...
     @property
     def l2_bytes(self) -> int: ...
+    @property
+    def passes(self) -> int: ...
     @property
     def warps(self) -> int: ...
     @property
@@ -71,27 +74,29 @@ class Prediction:
             "waves": round(self.waves, 3),
             "instructions_per_element": float(f"{self.instructions_per_element:.3g}"),
             "seconds": float(f"{self.seconds:.3g}"),
-            "roofline_share": round(self.roofline_share, 3),
+            "roofline_share": float(f"{self.roofline_share:.3g}"),
         }
 
 
 def predict(work: Work, launches: Sequence[Compiled], machine: Machine) -> Prediction:
     """The time of an operation's launches, one after another; they must fit the machine (ctas_per_sm > 0)."""
     main = max(launches, key=lambda launch: (launch.loop_flops, issued(launch, 1)))
-    instructions = issued(main, passes(work, main))
+    times = passes(work, main)
     slots = machine.sms * main.ctas_per_sm
     waves = main.programs / slots
     # A grid smaller than the chip leaves SMs idle; a larger one ends in a wave that does.
     idle = max(machine.sms / main.programs, ceil(waves) / waves if waves > 1 else 1.0)
-    issue = instructions / (machine.sms * SCHEDULERS * machine.clock)
-    products = work.flops / machine.flop_rate[work.peak] if work.peak else 0.0
+    issue = issued(main, times, SLOW) / (machine.sms * SCHEDULERS * machine.clock)
+    padded = main.programs * main.passes * main.loop_flops
+    products = max(work.flops, padded) / machine.flop_rate[work.peak] if work.peak else 0.0
     busy = max(products, issue) if main.ctas_per_sm > 1 else products + issue
     # Two CTAs' worth of loads saturate the memory of an SM's share: half the chip can still read at full speed.
     starved = max(machine.sms / (2 * main.programs), 1.0)
-    memory = max(work.nbytes / machine.bandwidth * starved, main.l2_bytes / machine.l2_bandwidth)
+    from_l2 = sum(launch.l2_bytes for launch in launches)
+    memory = max(work.nbytes / machine.bandwidth * starved, from_l2 / machine.l2_bandwidth)
     seconds = max(memory, busy * idle) + GAP * len(launches)
     bound = work.bound(machine.bandwidth, machine.flop_rate.get(work.peak))
-    per_element = 32 * instructions / max(work.elements, 1)
+    per_element = 32 * issued(main, times) / max(work.elements, 1)
     return Prediction(main.programs, main.ctas_per_sm, waves, per_element, seconds, bound / seconds)
 
 
@@ -101,15 +106,16 @@ def passes(work: Work, launch: Compiled) -> float:
     A product padded to what the tensor cores take does more FLOPs than the operation needs, so bytes tell more there;
     not where the bulk copy engine moves them, as the loop's own loads are then the small ones beside it.
     """
-    if not launch.loop:
-        return 1.0
+    if launch.passes or not launch.loop:
+        return launch.passes or 1.0
     by_flops = work.flops / launch.loop_flops if launch.loop_flops else 0.0
     copied = "UTMALDG" in launch.loop
     by_bytes = work.nbytes / launch.loop_bytes if launch.loop_bytes and not copied else 0.0
     return max(by_flops / launch.programs, by_bytes / launch.programs, 1.0)
 
 
-def issued(launch: Compiled, times: float) -> float:
-    """Warp instructions of the whole grid, with its loop run ``times`` per program."""
-    once, loop = sum(launch.instructions.values()), sum(launch.loop.values())
+def issued(launch: Compiled, times: float, clocks: Mapping[str, int] | None = None) -> float:
+    """Warp instructions of the whole grid, with its loop run ``times`` per program; by ``clocks`` the issue clocks."""
+    weigh = clocks or {}
+    once, loop = (sum(n * weigh.get(op, 1) for op, n in of.items()) for of in (launch.instructions, launch.loop))
     return launch.programs * launch.warps * (once - loop + loop * times)

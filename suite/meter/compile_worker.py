@@ -35,7 +35,7 @@ def compiled(launch: Launch) -> dict[str, Any]:
 
 def told(launch: Launch) -> dict[str, int]:
     """What the launch itself says, whatever it is compiled to."""
-    return {"programs": launch.programs, "l2_bytes": launch.l2_bytes}
+    return {"programs": launch.programs, "l2_bytes": launch.l2_bytes, "passes": launch.passes}
 
 
 class Key:

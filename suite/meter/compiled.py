@@ -33,6 +33,7 @@ class Built:
     name: str
     programs: int
     l2_bytes: int  # asked of the L2 by all programs; 0 where tiles are read once
+    passes: int  # of a program through its loop; 0: not told
     warps: int
     registers: int
     stack_bytes: int

@@ -42,7 +42,7 @@ def test_the_oldest_triton_is_the_one_that_pyproject_admits() -> None:
 
 
 GEMM = Built(
-    name="kernel", programs=1, l2_bytes=0, warps=8, registers=154, stack_bytes=0, shared_bytes=98328,
+    name="kernel", programs=1, l2_bytes=0, passes=0, warps=8, registers=154, stack_bytes=0, shared_bytes=98328,
     instructions={"QGMMA": 8, "FFMA": 64}, loop={"QGMMA": 4, "FFMA": 64}, loop_flops=2 * 128**3, loop_bytes=0,
     spills=False, ctas_per_sm=1,
 )  # fmt: skip

@@ -73,6 +73,14 @@ def test_blocks_of_another_size_are_dequantised() -> None:
     assert torch.equal(got, block_quant.reference(codes, scales, torch.float32, (1, 128)))
 
 
+@pytest.mark.parametrize("op", ["dequantize_tiles", "dequantize_blocks"])
+def test_values_are_no_codes_and_no_integers(op: str) -> None:
+    codes = torch.zeros(1, 128).to(quantize.FP8)
+    for dtype in (torch.int32, quantize.FP8):
+        with pytest.raises(ValueError, match=f"{op}: dtype is .*, expected bfloat16 or float16 or float32"):
+            getattr(dequantize, op)(codes, torch.ones(1, 1), dtype, config=CONFIG)
+
+
 def test_scales_are_stored_by_column_for_the_gemm() -> None:
     _, scales = quantize.quantize_tiles(torch.randn(5, 256), config=CONFIG)
     assert scales.stride() == (1, 8)

@@ -10,7 +10,7 @@ from v3bench.suite import tune
 from v3bench.suite.meter.compiled import Built
 
 FINE = Built(
-    name="k", programs=10_000, l2_bytes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
+    name="k", programs=10_000, l2_bytes=0, passes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
     instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=8,
 )  # fmt: skip
 SLOW = replace(FINE, instructions={"FADD": 10**6})

@@ -9,7 +9,7 @@ from v3bench.suite.meter.compiled import Built
 
 CHIP = Machine(sms=100, clock=1e9, bandwidth=1e12, l2_bandwidth=2e12, flop_rate={"bf16": 1e14, "fp8": 2e14})
 KERNEL = Built(
-    name="k", programs=1000, l2_bytes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
+    name="k", programs=1000, l2_bytes=0, passes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
     instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=5,
 )  # fmt: skip
 
@@ -62,6 +62,19 @@ def test_passes_follow_from_the_loop():
     assert passes(Work(50_000, 1, "bf16"), KERNEL) == 1
     padded = replace(looped, loop_flops=16_000, loop_bytes=400)
     assert passes(Work(50_000, 80_000, "bf16"), padded) == 20  # three of four products are padding
+
+
+def test_told_passes_count_padded_products():
+    told = replace(KERNEL, programs=100, passes=1000, loop={"HGMMA": 1}, loop_flops=2 * 10**6)
+    assert passes(Work(10**11, 1, "bf16"), told) == 1000
+    assert predict(Work(10**11, 10**6, "bf16"), [told], CHIP).seconds == pytest.approx(2e-3 + GAP)
+
+
+def test_special_functions_take_eight_clocks():
+    plain = predict(Work(0, 1, "", 1), [replace(KERNEL, instructions={"FADD": 10**6})], CHIP)
+    slow = predict(Work(0, 1, "", 1), [replace(KERNEL, instructions={"MUFU": 10**6})], CHIP)
+    assert slow.seconds - GAP == pytest.approx(8 * (plain.seconds - GAP))
+    assert slow.instructions_per_element == plain.instructions_per_element
 
 
 def test_every_launch_costs_its_gap():
