@@ -21,7 +21,8 @@ SEGMENT = {
 INFO = {
     "schema": SCHEMA, "commit": None, "dirty": False, "lock_sha256": None, "packages": {"torch": "2"}, "python": "3",
     "platform": "Linux", "device": "cpu", "cpu": {"model": "A", "cores": 2, "threads": 2, "memory_bytes": 1},
-    "gpus": [{"name": "G", "memory_bytes": 1, "capability": "9.0"}], "driver": "1", "segments": [SEGMENT],
+    "gpus": [{"name": "G", "memory_bytes": 1, "capability": "9.0", "sms": 132, "l2_bytes": 62914560}],
+    "driver": "1", "segments": [SEGMENT],
 }  # fmt: skip
 RECORD = {
     "area": "tpot", "subject": "s", "impl": "torch", "case": "c", "case_version": 1, "metric": "m", "basis": "measured",
