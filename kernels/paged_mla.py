@@ -250,12 +250,17 @@ def check_inference(op: str, *inputs: Tensor) -> None:
 
 
 def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...]:
-    """Launches of an operation at a table's shape on the meta device, for compilation ahead of time."""
+    """Launches of an operation at a table's shape on the meta device, for compilation ahead of time.
+
+    Raises ValueError for blocks of rows that would be half padding or more: where memory decides, nothing else tells.
+    """
 
     def empty(*size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.empty(size, dtype=dtype, device="meta")
 
     B, S, H, L = (shape[name] for name in "BSHL")
+    if config["BLOCK_H"] > padded(S * H):
+        raise ValueError(f"{op}: BLOCK_H is {config['BLOCK_H']}, expected at most {padded(S * H)} for {S * H} rows")
     columns = cdiv(L, PAGE)
     fp8 = op == "paged_mla_fp8"
     pages = empty(B * columns, PAGE, FP8_TOKEN if fp8 else LATENT + ROPE, dtype=torch.uint8 if fp8 else torch.bfloat16)
@@ -276,11 +281,10 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
 # With 64 query rows a tile of 64 tokens and its successor fill the shared memory. Of FP8 tokens TAIL is unused.
 CANDIDATES = {
     "paged_mla": [
-        # The fewest rows first: where memory decides, all take as long, and padding only heats.
-        {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
-        {"BLOCK_H": 32, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
         {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 2},
         {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 16, "PER_SM": 1, "num_warps": 8, "num_stages": 3},
+        {"BLOCK_H": 32, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
+        {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 2},
     ],
     "paged_mla_fp8": [
         {"BLOCK_H": 64, "BLOCK_N": 64, "TAIL": 64, "PER_SM": 1, "num_warps": 8, "num_stages": 2},

@@ -57,8 +57,9 @@ GEMM = Built(
             ["kernel adds 16128 times in float32 for 16384 sums of 128 products"],
         ),
         (replace(GEMM, loop={"QGMMA": 4, "FADD": 64}), []),
-        (replace(GEMM, instructions={"HMMA": 8}), ["uses ['HMMA'], meant are ['QGMMA']"]),
-        (replace(GEMM, instructions={}), ["uses no matrix instructions, meant are ['QGMMA']"]),
+        (replace(GEMM, loop={"HMMA": 8, "FFMA": 64}), ["uses ['HMMA'], meant are ['QGMMA']"]),
+        (replace(GEMM, loop={"FFMA": 64}), ["uses no matrix instructions, meant are ['QGMMA']"]),
+        (replace(GEMM, loop={}, instructions={"HMMA": 8}), ["uses ['HMMA'], meant are ['QGMMA']"]),
     ],
 )
 def test_the_check_sees_a_wrong_instruction_and_a_lost_promotion(launch: Built, said: list[str]) -> None:
