@@ -109,6 +109,8 @@ RULES: Mapping[str, Callable[[AnyConfig, Shape], bool]] = {
     "rms_norm_quantize": lambda c, s: s["D"] in hidden(c),
     "add_rms_norm_quantize": lambda c, s: s["D"] == c.hidden_size,
     "swiglu_quantize": lambda c, s: s["F"] in inner(c),
+    "fp8_linear": lambda c, s: (s["N"], s["K"]) in matrices(c),
+    "masked_mlp": lambda c, s: of_experts(c, s["E"], (s["D"], s["F"])),
 }
 
 

@@ -136,6 +136,17 @@ def swiglu_quantize(M: int, F: int) -> Work:
     return Work(0, 4 * M * F + M * F + 4 * M * tiles(F), "", M * F)
 
 
+def fp8_linear(M: int, N: int, K: int) -> Work:
+    """bfloat16 in and out, quantisation included; the weight is quantised beforehand."""
+    return Work(2 * M * N * K, 2 * M * K + N * K + 4 * tiles(N) * tiles(K) + 2 * M * N, "fp8")
+
+
+def masked_mlp(E: int, R: int, D: int, F: int) -> Work:
+    """The network of E experts with R dispatched rows each: codes in, bfloat16 out; what lies between stays inside."""
+    matrices = 3 * D * F + 4 * (tiles(2 * F) * tiles(D) + tiles(D) * tiles(F))
+    return Work(2 * E * R * 3 * D * F, E * (matrices + R * (D + 4 * tiles(D) + 2 * D)), "fp8")
+
+
 WORK: Mapping[str, Callable[..., Work]] = {
     "quantize_tiles": quantize_tiles,
     "dequantize_tiles": quantize_tiles,  # the same bytes, the other way
@@ -158,6 +169,8 @@ WORK: Mapping[str, Callable[..., Work]] = {
     "rms_norm_quantize": rms_norm_quantize,
     "add_rms_norm_quantize": add_rms_norm_quantize,
     "swiglu_quantize": swiglu_quantize,
+    "fp8_linear": fp8_linear,
+    "masked_mlp": masked_mlp,
 }
 
 

@@ -29,6 +29,8 @@ FILES = {
     "rms_norm_quantize": "norm_quantize",
     "add_rms_norm_quantize": "norm_quantize",
     "swiglu_quantize": "swiglu_quantize",
+    "fp8_linear": "layers",
+    "masked_mlp": "layers",
 }
 
 
