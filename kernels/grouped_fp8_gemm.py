@@ -71,8 +71,9 @@ def grouped_fp8_gemm(
 ) -> Tensor:
     """x (T, K), x_scales (T, W), w (E, N, K), w_scales (E, ceil(N/128), W), offsets (E) -> (T, N), as ``reference``.
 
-    Offsets never decrease; rows after the last are left as torch.empty made them. x_scales may have any strides, and
-    are read fastest as quantize_tiles makes them. Raises ValueError.
+    Offsets that decrease or leave 0..T make the product NaN, as to refuse them would mean to wait for the GPU; rows
+    after the last are left as torch.empty made them. x_scales may have any strides, and are read fastest as
+    quantize_tiles makes them. Raises ValueError.
     """
     op = "grouped_fp8_gemm"
     checks.tensor(op, "x", x, FP8, (None, None))

@@ -43,18 +43,32 @@ def segments(ends_ptr, e, E, T, pitch, MASKED: tl.constexpr):  # type: ignore[no
 
 
 @triton.jit
+def first_sum(ends_ptr, E, T, MASKED: tl.constexpr, EXPERTS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What sums begin at: 0, or NaN where offsets decrease or leave 0..T. Such rows have no product, and to refuse
+    them would mean to wait for the GPU."""
+    if MASKED:
+        return tl.full([], 0.0, tl.float32)
+    else:
+        e = tl.arange(0, EXPERTS)
+        there = tl.load(ends_ptr + e, mask=e < E, other=0)
+        before = tl.load(ends_ptr + e - 1, mask=(e > 0) & (e < E), other=0)
+        return tl.where(tl.max(((there < before) | (there > T)).to(tl.int32), 0) > 0, float("nan"), 0.0)
+
+
+@triton.jit
 def multiply(  # type: ignore[no-untyped-def]
     x_desc, w_desc, x_scales_ptr, w_scales_ptr, out_ptr, N, K,
-    x_scales_row, x_scales_column, w_scales_row, out_row, row, end, w_row, column,
+    x_scales_row, x_scales_column, w_scales_row, out_row, row, end, w_row, column, start,
     BM: tl.constexpr, BN: tl.constexpr, PARTS: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """One tile, stored. Both pointers to scales are at the tile's first row and the expert's first block."""
+    """One tile, stored; its sums begin at ``start``, 0 or NaN. Both pointers to scales are at the tile's first row and
+    the expert's first block."""
     rows = tl.arange(0, BM)
     inside = rows < end - row
     x_scales = x_scales_ptr + rows * x_scales_row
     sums = ()
     for _ in tl.static_range(PARTS):
-        sums = joined(sums, tl.zeros((BN, BM) if SWAP else (BM, BN), tl.float32))
+        sums = joined(sums, tl.zeros((BN, BM) if SWAP else (BM, BN), tl.float32) + start)
     # Products of few rows do not last as long as a load: their scales are asked for a tile ahead.
     AHEAD: tl.constexpr = SWAP and BM <= 32
     x_next = tl.load(x_scales, mask=inside, other=0.0)
@@ -99,6 +113,7 @@ def kernel(  # type: ignore[no-untyped-def]
     """Program p: tiles p, p + programs, ...; expert by expert, within one in bands of GROUP row blocks."""
     begins, ends = segments(ends_ptr, tl.arange(0, EXPERTS), E, T, pitch, MASKED)
     blocks = tl.cdiv(ends - begins, BM)
+    start = first_sum(ends_ptr, E, T, MASKED, EXPERTS)
     last = tl.cumsum(blocks, 0)
     across = tl.cdiv(N, BN * PARTS)
     for tile in range(tl.program_id(0), tl.sum(blocks) * across, tl.num_programs(0)):
@@ -113,7 +128,7 @@ def kernel(  # type: ignore[no-untyped-def]
         multiply(
             x_desc, w_desc, x_scales, w_scales_ptr + expert * w_scales_stack, out_ptr, N, K,
             x_scales_row, x_scales_column, w_scales_row, out_row,
-            row, end, expert * N + column * (BN * PARTS), column * (BN * PARTS), BM, BN, PARTS, SWAP,
+            row, end, expert * N + column * (BN * PARTS), column * (BN * PARTS), start, BM, BN, PARTS, SWAP,
         )  # fmt: skip
 
 
