@@ -16,6 +16,7 @@ from v3bench.suite.meter.clock import Replay
 from v3bench.suite.meter.competition import Instruments, Outcome
 from v3bench.suite.meter.measurement import AREAS, Measurement
 from v3bench.suite.run_folder import BENCHMARK, RunFolder
+from v3bench.suite.trials.own import is_own
 
 PLAN = "v3bench_plan"
 
@@ -70,6 +71,8 @@ class Session:
         if self.plan.folder is None or not self.plan.resume:
             return []
         subject, _, impl = series.partition("/")
+        if is_own(impl):  # it may have been edited since: its name says nothing of its code
+            return []
         wanted = (case.name, case.version, case.metric, subject, impl, self.plan.device)
         return [
             m for m in self.plan.folder.found

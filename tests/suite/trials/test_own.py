@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import cases
+from v3bench.suite.meter.measurement import Measurement
+from v3bench.suite.meter.session import Plan, Session
 from v3bench.suite.trials import own, registry
 
 MINE = """
@@ -116,3 +120,21 @@ def test_the_listing_names_every_operation_and_short_name():
     assert all(f"  {op}" in text for op in registry.FILES)
     assert "quantize_tiles (short: quantize)" in text
     assert all(" ".join(registry.load(op).calling.split()) in text for op in registry.FILES)
+
+
+def test_a_resumed_run_measures_ones_own_again() -> None:
+    """Its name says nothing of its code, which may have been edited; ours is of the run's commit."""
+    case = cases.load()["linear-64-o-proj"]
+    subject = case.subjects[0]
+    found = [
+        Measurement(
+            area=case.area, subject=subject, impl=impl, case=case.name, case_version=case.version, metric=case.metric,
+            basis="measured", scale="slice", device="cuda", clock="device-hot", samples=(1.0,),
+        )
+        for impl in ("triton", "mine.kernels:decode")
+    ]  # fmt: skip
+    folder = SimpleNamespace(found=found, path=Path("nowhere"))
+    plan = Plan(profile="full", device="cuda", cases=cases.load(), folder=folder, resume=True)  # type: ignore[arg-type]
+    session = Session(plan)
+    assert session.stored(case, f"{subject}/triton") == found[:1]
+    assert session.stored(case, f"{subject}/mine.kernels:decode") == []
