@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from v3bench.kernels.casts import narrow
-from v3bench.kernels.fp8_tiles import descriptor, sms
-from v3bench.kernels.launch import Config, Launch, cdiv, split
+from v3bench.kernels.fp8_tiles import descriptor
+from v3bench.kernels.launch import Config, Launch, cdiv, sms, split
 
 TILE = 128
 SUM_BLOCK = 1024  # elements of a program of kernel_sum: 4 of each thread, one load of 16 bytes a split

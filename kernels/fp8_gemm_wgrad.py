@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from v3bench.kernels import checks, fp8_gemm, tables
-from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, programs, sms, zeros
-from v3bench.kernels.launch import Config, Launch, cdiv, run, split
+from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, programs, zeros
+from v3bench.kernels.launch import Config, Launch, cdiv, run, sms, split
 from v3bench.kernels.quantize import FP8, TILE, empty_scales
 
 NEEDS = checks.HOPPER

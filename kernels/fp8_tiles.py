@@ -15,10 +15,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 from v3bench.kernels.casts import INTERPRETED
 from v3bench.kernels.checks import ALIGNMENT
-from v3bench.kernels.launch import cdiv
-
-HOPPER_SMS = 132  # of an H100, H200 or H800 with SXM: what is compiled ahead of time is made for
-INTERPRETED_SMS = 3  # enough for programs with several tiles, and with none
+from v3bench.kernels.launch import cdiv, sms
 
 
 @triton.jit
@@ -74,10 +71,3 @@ def programs(tiles: int, per_sm: int, device: torch.device) -> int:
     No more than take equally many rounds: 288 tiles on 132 SMs are three rounds, which 96 programs do as fast.
     """
     return cdiv(tiles, cdiv(tiles, per_sm * sms(device))) if per_sm and tiles else tiles
-
-
-def sms(device: torch.device) -> int:
-    """SMs of the device; Hopper's on "meta"; few in the interpreter, which runs programs one after another."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).multi_processor_count
-    return HOPPER_SMS if device.type == "meta" else INTERPRETED_SMS

@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from v3bench.kernels.casts import narrow
-from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place, sms
-from v3bench.kernels.launch import Config, Launch, cdiv, split
+from v3bench.kernels.fp8_tiles import descriptor, joined, pinned, place
+from v3bench.kernels.launch import Config, Launch, cdiv, sms, split
 
 TILE = 128
 

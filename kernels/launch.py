@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 
 Config = Mapping[str, int | bool]
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
+HOPPER_SMS = 132  # of an H100, H200 or H800 with SXM: what is compiled ahead of time is made for
+INTERPRETED_SMS = 3  # enough for programs with several tiles, and with none
 MOST_PROGRAMS = (2**31 - 1, 65535, 65535)  # along a grid's three axes, as CUDA has it
 
 
@@ -63,6 +66,14 @@ def split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """A config as (constexprs, the compiler's options)."""
     options = {name: config[name] for name in OPTIONS if name in config}
     return {name: value for name, value in config.items() if name not in options}, options
+
+
+@cache
+def sms(device: torch.device) -> int:
+    """SMs of the device; Hopper's on "meta"; few in the interpreter, which runs programs one after another."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return HOPPER_SMS if device.type == "meta" else INTERPRETED_SMS
 
 
 def cdiv(a: int, b: int) -> int:

@@ -13,13 +13,11 @@ B sequences  S new tokens (the last S of ``lengths``)  H heads  C latent width  
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 from v3bench.kernels import checks, combine, tables
-from v3bench.kernels.launch import Config, Launch, cdiv, run, split
+from v3bench.kernels.launch import Config, Launch, cdiv, run, sms, split
 from v3bench.kernels.operation import operation
 from v3bench.kernels.page_table import PAGE
 from v3bench.kernels.paged_cache import FP8_TOKEN, LATENT, ROPE, gathered, parts_of
@@ -28,7 +26,6 @@ from v3bench.kernels.paged_mla_kernels import kernel_few, kernel_many
 NEEDS = checks.HOPPER
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 LOG2E = 1.4426950408889634
-HOPPER_SMS = 132
 FEW = 32  # query rows up to which tokens are the rows of the products
 HOST = ("PER_SM", "SPLITS")  # of a configuration: CTAs that share an SM; the number of splits, if it is given
 WIDE = {"BLOCK_H": 16, "BLOCK_N": 16, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 1}  # for float32
@@ -131,12 +128,6 @@ def splits_of(B: int, rows: int, L: int, config: Config, sms: int) -> int:
     return min(range(1, min(tiles, max(2 * slots // programs, 1)) + 1), key=cost)
 
 
-@cache
-def sms_of(device: torch.device) -> int:
-    """Multiprocessors of the GPU; Hopper's where there is none."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else HOPPER_SMS
-
-
 def empty_parts(splits: int, B: int, rows: int, C: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
     """Room for the parts and their log-sum-exp, in float32; None where nothing is split."""
     if splits == 1:
@@ -166,7 +157,7 @@ def attend(
         op = "paged_mla_fp8" if cache.dtype == torch.uint8 else "paged_mla"
         config = WIDE if q.dtype == torch.float32 else tables.choose(op, q.device, B=B, S=S, H=H, L=L)
     if not q.is_meta and out.numel():
-        parts = empty_parts(splits_of(B, S * H, L, config, sms_of(q.device)), B, S * H, C, q.device)
+        parts = empty_parts(splits_of(B, S * H, L, config, sms(q.device)), B, S * H, C, q.device)
         run(launches(q, cache, block_table, lengths, out, lse, parts, scale=scale, config=config))
     return out, lse
 
@@ -264,7 +255,7 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
     columns = cdiv(L, PAGE)
     fp8 = op == "paged_mla_fp8"
     pages = empty(B * columns, PAGE, FP8_TOKEN if fp8 else LATENT + ROPE, dtype=torch.uint8 if fp8 else torch.bfloat16)
-    splits = splits_of(B, S * H, L, config, HOPPER_SMS)
+    splits = splits_of(B, S * H, L, config, sms(pages.device))
     return launches(
         empty(B, S, H, LATENT + ROPE),
         pages,

@@ -38,9 +38,13 @@ class Ranked:
 def machine(part: str = "h200-sxm") -> Machine:
     """What predictions are made for, from hardware.toml."""
     specs = hardware.load()[part].specs
-    rates = {"fp8": specs["fp8_reached"].si, "bf16": specs["bf16_reached"].si}
     return Machine(
-        int(specs["sms"].si), specs["clock"].si, specs["bandwidth_reached"].si, specs["l2_reached"].si, rates
+        sms=int(specs["sms"].si),
+        clock=specs["clock"].si,
+        bandwidth=specs["bandwidth_reached"].si,
+        l2_bandwidth=specs["l2_reached"].si,
+        launch=specs["launch"].si,
+        flop_rate={"fp8": specs["fp8_reached"].si, "bf16": specs["bf16_reached"].si},
     )
 
 

@@ -2,7 +2,7 @@
 
 The time is the largest of memory, L2, tensor cores and instruction issue, stretched by a last wave that does not fill
 the chip. Where a single CTA fits an SM, nothing hides its issue behind its products, and the two add up. Every launch
-costs ``GAP`` in a graph. A measurement may refute all of it: a table says which rows were chosen so, and which timed.
+costs its share of a graph. A measurement may refute all of it: a table says which rows were chosen so, and which timed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from v3bench.suite.laws.work import Work
 
-GAP = 2e-6  # seconds; the smallest kernels of every library take 2.0 to 2.6 us in a graph
 SCHEDULERS = 4  # warps that an SM issues from in one clock
 SLOW = {"MUFU": 8}  # clocks of a scheduler for a warp, where it is not one: 16 special functions an SM and clock
 
@@ -27,6 +26,7 @@ class Machine:
     clock: float
     bandwidth: float
     l2_bandwidth: float
+    launch: float  # seconds of the smallest kernel in a graph
     flop_rate: Mapping[str, float]  # by Work.peak
 
 
@@ -94,7 +94,7 @@ def predict(work: Work, launches: Sequence[Compiled], machine: Machine) -> Predi
     starved = max(machine.sms / (2 * main.programs), 1.0)
     from_l2 = sum(launch.l2_bytes for launch in launches)
     memory = max(work.nbytes / machine.bandwidth * starved, from_l2 / machine.l2_bandwidth)
-    seconds = max(memory, busy * idle) + GAP * len(launches)
+    seconds = max(memory, busy * idle) + machine.launch * len(launches)
     bound = work.bound(machine.bandwidth, machine.flop_rate.get(work.peak))
     per_element = 32 * issued(main, times) / max(work.elements, 1)
     return Prediction(main.programs, main.ctas_per_sm, waves, per_element, seconds, bound / seconds)

@@ -45,6 +45,7 @@ KINDS = {
     "bandwidth": "B/s",
     "bandwidth_reached": "B/s",
     "l2_reached": "B/s",
+    "launch": "s",
     "bf16": "FLOP/s",
     "bf16_reached": "FLOP/s",
     "bf16_throttled": "FLOP/s",

@@ -85,4 +85,5 @@ def test_the_machine_that_predictions_are_for():
     assert target.sms == 132
     assert target.bandwidth == 4.3e12
     assert target.l2_bandwidth == 6e12
+    assert target.launch == pytest.approx(2e-6)
     assert target.flop_rate == {"fp8": 1400e12, "bf16": 790e12}

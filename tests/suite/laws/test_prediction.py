@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from v3bench.suite.laws.prediction import GAP, Machine, passes, predict
+from v3bench.suite.laws.prediction import Machine, passes, predict
 from v3bench.suite.laws.work import Work
 from v3bench.suite.meter.compiled import Built
 
-CHIP = Machine(sms=100, clock=1e9, bandwidth=1e12, l2_bandwidth=2e12, flop_rate={"bf16": 1e14, "fp8": 2e14})
+CHIP = Machine(
+    sms=100, clock=1e9, bandwidth=1e12, l2_bandwidth=2e12, launch=2e-6, flop_rate={"bf16": 1e14, "fp8": 2e14}
+)
+GAP = CHIP.launch
 KERNEL = Built(
     name="k", programs=1000, l2_bytes=0, passes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
     instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=5,
