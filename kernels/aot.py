@@ -59,6 +59,7 @@ class Instruction(NamedTuple):
 class Compiled:
     """What one launch became: registers per thread, spilled bytes, shared memory, instructions by opcode."""
 
+    triton: str  # the version of the compiler
     name: str
     warps: int
     registers: int
@@ -113,6 +114,7 @@ def compile(launch: Launch, capability: int = 90) -> Compiled:
     code = [line for line in code if line.opcode != "NOP"]
     loop, warps = largest_loop(code), made.metadata.num_warps
     return Compiled(
+        triton=triton.__version__,
         name=made.metadata.name,
         warps=warps,
         registers=registers,

@@ -106,7 +106,7 @@ def rank(
 
 def chosen(
     op: str, shape: Mapping[str, int], ranked: Sequence[Ranked], device: str, source: str, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> tables.Row:
     """The table's row of one shape."""
     name, basis, best = tables.HOPPER, "modelled", ranked[0]
     if device == "cuda":
@@ -114,36 +114,35 @@ def chosen(
 
         name, config = fastest(op, shape, [entry.config for entry in ranked[:TIMED]], say)
         basis, best = "measured", next(entry for entry in ranked if entry.config == config)
-    return {
-        "device": name,
-        "shape": dict(shape),
-        "config": dict(best.config),
-        "basis": basis,
-        "source": source,
-        "predicted": best.prediction.as_json(work.of(op, shape)),
-    }
+    return tables.Row(
+        device=name,
+        shape=dict(shape),
+        config=dict(best.config),
+        basis=basis,
+        source=source,
+        triton=best.built[0].triton,
+        predicted=best.prediction.as_json(work.of(op, shape)),
+    )
 
 
-def existing(path: Path) -> list[Mapping[str, Any]]:
+def existing(path: Path) -> Sequence[tables.Row]:
     """The rows of a table, none where there is no file. Raises BadInput for a file that is no table."""
     if not path.is_file():
-        return []
+        return ()
     try:
-        rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        if all(isinstance(row["device"], str) for row in rows):
-            return rows
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise BadInput("is no launch table", where=str(path), right="one that v3bench tune wrote, or no file")
+        return tables.read(path)
+    except (OSError, ValueError) as error:
+        what = f"is no launch table ({error.strerror if isinstance(error, OSError) else error})"
+        raise BadInput(what, where=str(path), right="one that v3bench tune wrote, or no file") from error
 
 
-def merged(old: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def merged(old: Sequence[tables.Row], rows: Sequence[tables.Row]) -> list[tables.Row]:
     """The new rows, and the old ones of other devices."""
-    devices = {row["device"] for row in rows}
-    return [*rows, *(row for row in old if row["device"] not in devices)]
+    devices = {row.device for row in rows}
+    return [*rows, *(row for row in old if row.device not in devices)]
 
 
-def text(op: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def text(op: str, rows: Sequence[tables.Row]) -> str:
     """A table as JSON, a row a line."""
-    lines = ",\n".join("    " + json.dumps(row) for row in rows)
+    lines = ",\n".join("    " + json.dumps(vars(row)) for row in rows)
     return f'{{\n  "op": {json.dumps(op)},\n  "rows": [\n{lines}\n  ]\n}}\n'

@@ -40,16 +40,21 @@ def jobs(op: str) -> list[tuple[tables.Row, Job]]:
     return [(row, Job(op, row.shape, row.config)) for row in tables.rows(op)]
 
 
-def wrong(op: str, row: tables.Row, outcome: Outcome, *, same_compiler: bool = True) -> list[str]:
+def wrong(op: str, row: tables.Row, outcome: Outcome) -> list[str]:
     """What a compiled row does not hold, in words; none when all is well.
 
-    ``same_compiler``: it was compiled by the Triton that made the table, so that the row's figures must come out.
+    Where the Triton that made the row compiled it, the row's figures must come out too.
     """
     if isinstance(outcome, str):
         return [f"does not compile: {outcome}"]
     found = [f"{launch.name} {what}" for launch in outcome for what in misfits(launch)]
     found += matrix(op, outcome)
-    return found + (changed(op, row, outcome) if same_compiler else [])
+    return found + (changed(op, row, outcome) if same_compiler(row, outcome) else [])
+
+
+def same_compiler(row: tables.Row, launches: Sequence[Built]) -> bool:
+    """Whether the launches were compiled by the Triton that made the row."""
+    return all(launch.triton == row.triton for launch in launches)
 
 
 def misfits(launch: Built) -> list[str]:

@@ -30,6 +30,7 @@ class Job:
 class Built:
     """One launch of a job as compiled; the fields of kernels/aot.py's Compiled, and the programs of its grid."""
 
+    triton: str  # the version that compiled it
     name: str
     programs: int
     l2_bytes: int  # asked of the L2 by all programs; 0 where tiles are read once

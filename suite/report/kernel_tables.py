@@ -102,7 +102,8 @@ def speed_table(op: str, rows: list[dict[str, Any]], mine: Sequence[str], who: s
     told = tuple(column for column in columns if frame[column.key].astype(bool).any())
     note = "Over ours: above 1 takes longer than ours; intervals are the median's of paired rounds, at 95 %."
     if rows and any(row.get("modelled") for row in rows):
-        note += " Modelled: what the compiled code predicts for an H200, before any timing."
+        compilers = ", ".join(sorted({row["compiler"] for row in rows if row.get("compiler")}))
+        note += f" Modelled: what the code that {compilers} makes predicts for an H200, before any timing."
     return Table(f"{op}{who}", told, frame, note, limit=ALL)
 
 
@@ -135,21 +136,22 @@ def beside(run: KernelRun, case: Case, impl: str, seconds: float) -> dict[str, s
             if m and m.status == "ok" and other.shape.get("cold") == case.shape.get("cold"):
                 row["whole"] = fixed((seconds + median(m.samples)) * 1e6)
     device = run.run.info["gpus"][0]["name"] if run.run.info["gpus"] else ""
-    if (modelled := predictions(operation(case), device).get(tuple(sorted(shape.items())))) is not None:
-        row["modelled"] = fixed(modelled * 1e6)
+    if modelled := predictions(operation(case), device).get(tuple(sorted(shape.items()))):
+        row["modelled"], had = fixed(modelled[0] * 1e6), run.run.info["packages"].get("triton")
+        row["compiler"] = f"Triton {modelled[1]}{f' (this run has {had})' if had not in (None, modelled[1]) else ''}"
     return row
 
 
 @cache
-def predictions(op: str, device: str) -> dict[tuple[tuple[str, int], ...], float]:
-    """Seconds that an operation's launch table predicts, by shape; empty where it has none.
+def predictions(op: str, device: str) -> dict[tuple[tuple[str, int], ...], tuple[float, str]]:
+    """(Seconds that an operation's launch table predicts, with which Triton), by shape; empty where it has none.
 
     The rows are the launcher's: those of the GPU's exact name where it was tuned, else those of every Hopper.
     """
     path = Path(str(kernels.__file__)).parent / "tables" / f"{op}.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     own = [row for row in rows if row["device"] == device] or [row for row in rows if row["device"] == HOPPER]
-    return {tuple(sorted(row["shape"].items())): row["predicted"]["seconds"] for row in own}
+    return {tuple(sorted(row["shape"].items())): (row["predicted"]["seconds"], row["triton"]) for row in own}
 
 
 def told(case: Case) -> str:

@@ -62,12 +62,12 @@ def test_the_loop_is_the_longest_one_that_holds_no_other() -> None:
     ],
 )
 def test_ctas_of_an_sm(warps: int, registers: int, shared: int, ctas: int) -> None:
-    made = Compiled("k", warps, registers, 0, shared, **COUNTS)  # type: ignore[arg-type]
+    made = Compiled("3.7.1", "k", warps, registers, 0, shared, **COUNTS)  # type: ignore[arg-type]
     assert made.ctas_per_sm == ctas
 
 
 def test_spills_show_in_the_stack_or_in_local_memory() -> None:
-    fine = Compiled("k", 4, 32, 0, 0, {"FFMA": 1}, {}, 0, 0)
+    fine = Compiled("3.7.1", "k", 4, 32, 0, 0, {"FFMA": 1}, {}, 0, 0)
     assert not fine.spills
-    assert Compiled("k", 4, 255, 8, 0, {}, {}, 0, 0).spills
-    assert Compiled("k", 4, 255, 0, 0, {"STL": 1}, {}, 0, 0).spills
+    assert Compiled("3.7.1", "k", 4, 255, 8, 0, {}, {}, 0, 0).spills
+    assert Compiled("3.7.1", "k", 4, 255, 0, 0, {"STL": 1}, {}, 0, 0).spills

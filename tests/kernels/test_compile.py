@@ -31,9 +31,17 @@ def test_shipped_configurations_under_the_oldest_triton(op: str) -> None:
     if not (FOLDER / "triton").is_dir():
         pytest.skip(f"needs Triton {OLDEST} in {FOLDER.relative_to(ROOT)}: make test-slow")
     rows, todo = zip(*jobs(op), strict=True)
-    outcomes = compile_all(todo, triton=FOLDER)
-    checked = ((row, wrong(op, row, o, same_compiler=False)) for row, o in zip(rows, outcomes, strict=True))
-    assert not {str(row.shape): said for row, said in checked if said}
+    outcomes = list(compile_all(todo, triton=FOLDER))
+    assert {launch.triton for o in outcomes if not isinstance(o, str) for launch in o} == {OLDEST}
+    found = {str(row.shape): said for row, o in zip(rows, outcomes, strict=True) if (said := wrong(op, row, o))}
+    assert not found
+
+
+@pytest.mark.parametrize("op", catalog.MODULES)
+def test_shipped_rows_are_the_locked_tritons(op: str) -> None:
+    """Else their figures would be held against nothing."""
+    (locked,) = re.findall(r"^triton==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert {row.triton for row in tables.rows(op)} == {locked}
 
 
 def test_the_oldest_triton_is_the_one_that_pyproject_admits() -> None:
@@ -42,9 +50,9 @@ def test_the_oldest_triton_is_the_one_that_pyproject_admits() -> None:
 
 
 GEMM = Built(
-    name="kernel", programs=1, l2_bytes=0, passes=0, warps=8, registers=154, stack_bytes=0, shared_bytes=98328,
-    instructions={"QGMMA": 8, "FFMA": 64}, loop={"QGMMA": 4, "FFMA": 64}, loop_flops=2 * 128**3, loop_bytes=0,
-    spills=False, ctas_per_sm=1,
+    triton="3.7.1", name="kernel", programs=1, l2_bytes=0, passes=0, warps=8, registers=154, stack_bytes=0,
+    shared_bytes=98328, instructions={"QGMMA": 8, "FFMA": 64}, loop={"QGMMA": 4, "FFMA": 64}, loop_flops=2 * 128**3,
+    loop_bytes=0, spills=False, ctas_per_sm=1,
 )  # fmt: skip
 
 
@@ -76,7 +84,8 @@ def test_the_check_sees_a_table_that_is_out_of_date() -> None:
     (row, job), *_ = jobs("quantize_blocks")
     (outcome,) = compile_all([job])
     assert wrong("quantize_blocks", row, outcome) == []
-    stale = tables.Row(**{**vars(row), "predicted": {**row.predicted, "ctas_per_sm": 77}})
+    stale = replace(row, predicted={**row.predicted, "ctas_per_sm": 77})
     assert "the table says 77: run v3bench tune quantize_blocks" in wrong("quantize_blocks", stale, outcome)[0]
-    assert wrong("quantize_blocks", stale, outcome, same_compiler=False) == []
+    other = replace(stale, triton="3.6.0")  # another compiler's figures are its own
+    assert wrong("quantize_blocks", other, outcome) == []
     assert wrong("quantize_blocks", row, "KeyError: 'x'") == ["does not compile: KeyError: 'x'"]

@@ -69,7 +69,15 @@ def test_cdiv() -> None:
 
 
 ROWS = [
-    {"device": device, "shape": {"M": M, "K": 128}, "config": {"n": n}, "basis": basis, "source": "s", "predicted": {}}
+    {
+        "device": device,
+        "shape": {"M": M, "K": 128},
+        "config": {"n": n},
+        "basis": basis,
+        "source": "s",
+        "triton": "3.7.1",
+        "predicted": {},
+    }
     for device, M, n, basis in (
         ("sm_90", 64, 1, "modelled"),
         ("sm_90", 4096, 2, "modelled"),
@@ -94,6 +102,30 @@ def test_the_nearest_shape_counts(table: str) -> None:
     assert n(64, K=1 << 20) == 1
     assert n(4096, device="NVIDIA H200") == 3  # tuned there: its rows alone count
     assert n(4096, device="NVIDIA H100 80GB HBM3") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"triton": None}, "row 1 has None as triton"),
+        ({"triton": "main"}, "row 1 has 'main' as triton, which is no version"),
+        ({"triton": "3.7"}, "row 1 has '3.7' as triton, which is no version"),
+        ({"shape": [64]}, r"row 1 has \[64\] as shape"),
+        ({"speed": 3}, "row 1 has speed, which no row has"),
+    ],
+)
+def test_a_row_that_tune_did_not_write_is_refused(table: str, change: dict[str, object], said: str) -> None:
+    path = tables.FOLDER / "other_op.json"
+    path.write_text(json.dumps({"op": "other_op", "rows": [{**ROWS[0], **change}]}))
+    with pytest.raises(ValueError, match=rf"^other_op\.json: {said}; v3bench tune other_op makes it anew$"):
+        tables.rows("other_op")
+
+
+def test_a_row_without_a_compiler_is_refused(table: str) -> None:
+    old = {name: value for name, value in ROWS[0].items() if name != "triton"}
+    (tables.FOLDER / "other_op.json").write_text(json.dumps({"op": "other_op", "rows": [old]}))
+    with pytest.raises(ValueError, match=r"^other_op\.json: row 1 lacks triton; v3bench tune other_op makes it anew$"):
+        tables.rows("other_op")
 
 
 def test_other_dimensions_are_an_error(table: str) -> None:

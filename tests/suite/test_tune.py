@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 from v3bench.kernels import catalog
@@ -10,8 +11,8 @@ from v3bench.suite import tune
 from v3bench.suite.meter.compiled import Built
 
 FINE = Built(
-    name="k", programs=10_000, l2_bytes=0, passes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
-    instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=8,
+    triton="3.7.1", name="k", programs=10_000, l2_bytes=0, passes=0, warps=4, registers=32, stack_bytes=0,
+    shared_bytes=0, instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=8,
 )  # fmt: skip
 SLOW = replace(FINE, instructions={"FADD": 10**6})
 SHAPE = {"M": 4096, "K": 7168}
@@ -37,7 +38,10 @@ def small(monkeypatch):
 
 
 def test_a_table_is_written_and_keeps_the_rows_of_other_devices(small, tmp_path):
-    old = {"device": "NVIDIA H200", "shape": {"N": 1, "K": 1}, "config": {"num_warps": 4}, "basis": "measured"}
+    old = {
+        "device": "NVIDIA H200", "shape": {"N": 1, "K": 1}, "config": {"num_warps": 4}, "basis": "measured",
+        "source": "v3bench tune", "triton": "3.6.0", "predicted": {},
+    }  # fmt: skip
     (tmp_path / "quantize_blocks.json").write_text(json.dumps({"op": "quantize_blocks", "rows": [old]}))
     said = []
     (path,) = tune.tune(["quantize_blocks"], folder=tmp_path, say=said.append)
@@ -47,14 +51,17 @@ def test_a_table_is_written_and_keeps_the_rows_of_other_devices(small, tmp_path)
     assert new["basis"] == "modelled"
     assert new["config"] == {"num_warps": 8}
     assert new["predicted"]["programs"] == 4
+    assert new["triton"] == version("triton")
     assert said == ["quantize_blocks: 1 candidates at 1 shapes"]
 
 
-@pytest.mark.parametrize("broken", ["{bad", "[]", '{"rows": 3}', '{"rows": [{}]}'])
+@pytest.mark.parametrize(
+    "broken", ["{bad", "[]", '{"rows": 3}', '{"rows": [{}]}', '{"rows": [{"device": "NVIDIA H200"}]}']
+)
 def test_a_file_that_is_no_table_is_refused_before_anything_is_compiled(tmp_path, monkeypatch, broken):
     monkeypatch.setattr(tune, "compile_all", lambda jobs, **_: pytest.fail("compiled"))
     (tmp_path / "route.json").write_text(broken)
-    with pytest.raises(BadInput, match=r"route\.json: is no launch table; expected one that v3bench tune wrote"):
+    with pytest.raises(BadInput, match=r"route\.json: is no launch table \(.+\); expected one that v3bench tune wrote"):
         tune.tune(["quantize_blocks", "route"], folder=tmp_path)
     assert (tmp_path / "route.json").read_text() == broken
 

@@ -12,7 +12,7 @@ CHIP = Machine(
 )
 GAP = CHIP.launch
 KERNEL = Built(
-    name="k", programs=1000, l2_bytes=0, passes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
+    triton="3.7.1", name="k", programs=1000, l2_bytes=0, passes=0, warps=4, registers=32, stack_bytes=0, shared_bytes=0,
     instructions={"FADD": 100}, loop={}, loop_flops=0, loop_bytes=0, spills=False, ctas_per_sm=5,
 )  # fmt: skip
 

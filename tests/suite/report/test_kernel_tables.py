@@ -98,22 +98,29 @@ def test_a_product_is_shown_with_the_quantisation_of_its_input(timed, gpu_run):
 
 def test_what_the_launch_table_predicted_stands_apart(timed, gpu_run, monkeypatch):
     shape = tuple(sorted(cases.load()["gemm-o-64"].dimensions.items()))
-    monkeypatch.setattr(kernel_tables, "predictions", lambda op, device: {shape: 33e-6} if op == "fp8_gemm" else {})
-    run = gpu_run(timed("triton", 40e-6), timed("triton", 50e-6, case="gemm-o-16"))
-    (table,) = speed_tables(run, rooflines.ceilings(run))
-    column = [column.label for column in table.columns].index("Modelled, us")
-    assert [row[column] for row in table.cells] == ["33.00", "–"]
-    assert "Modelled: what the compiled code predicts" in table.notes
+    known = {shape: (33e-6, "3.7.1")}
+    monkeypatch.setattr(kernel_tables, "predictions", lambda op, device: known if op == "fp8_gemm" else {})
+    records = timed("triton", 40e-6), timed("triton", 50e-6, case="gemm-o-16")
+    for had, told in (("3.7.1", ""), ("3.6.0", " (this run has 3.6.0)")):
+        run = gpu_run(*records, packages={"triton": had})
+        (table,) = speed_tables(run, rooflines.ceilings(run))
+        column = [column.label for column in table.columns].index("Modelled, us")
+        assert [row[column] for row in table.cells] == ["33.00", "–"]
+        assert f"Modelled: what the code that Triton 3.7.1{told} makes predicts for an H200" in table.notes
 
 
 def test_the_prediction_is_of_the_row_that_the_gpu_launches_with(tmp_path, monkeypatch):
     (tmp_path / "tables").mkdir()
     rows = [
-        {"device": name, "shape": {"M": 1}, "predicted": {"seconds": s}} for name, s in (("A", 1.0), ("sm_90", 2.0))
+        {"device": name, "shape": {"M": 1}, "triton": "3.7.1", "predicted": {"seconds": s}}
+        for name, s in (("A", 1.0), ("sm_90", 2.0))
     ]
     (tmp_path / "tables" / "x.json").write_text(json.dumps({"rows": rows}))
     monkeypatch.setattr(kernel_tables.kernels, "__file__", str(tmp_path / "__init__.py"))
-    assert [list(kernel_tables.predictions("x", name).values()) for name in ("A", "B")] == [[1.0], [2.0]]
+    assert [list(kernel_tables.predictions("x", name).values()) for name in ("A", "B")] == [
+        [(1.0, "3.7.1")],
+        [(2.0, "3.7.1")],
+    ]
     assert kernel_tables.HOPPER == tables.HOPPER
     assert kernel_tables.predictions("y", "A") == {}
 
