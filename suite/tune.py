@@ -19,6 +19,7 @@ from v3bench.suite.laws import work
 from v3bench.suite.laws.prediction import Machine, Prediction, predict
 from v3bench.suite.ledger import hardware
 from v3bench.suite.meter.compiled import Built, Job, Outcome, compile_all
+from v3bench.suite.meter.progress import Compiling
 from v3bench.suite.run_folder import write_whole
 from v3bench.suite.trials import own
 
@@ -71,7 +72,7 @@ def tune(
         shapes, candidates = module.TABLE_SHAPES[op], module.CANDIDATES[op]
         jobs = [Job(op, shape, config) for shape in shapes for config in candidates]
         say(f"{op}: {len(candidates)} candidates at {len(shapes)} shapes")
-        outcomes = list(compile_all(jobs, processes=processes))
+        outcomes = list(compile_all(jobs, processes=processes, done=Compiling(op, len(jobs), say)))
         rows = []
         for i, shape in enumerate(shapes):
             found = outcomes[i * len(candidates) : (i + 1) * len(candidates)]

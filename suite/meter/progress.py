@@ -1,15 +1,22 @@
-"""Progress in words: which area and case, which of how many, how long it took and about how long is left."""
+"""Progress in words: which area and case, which of how many, how long it took and about how long is left.
+
+Progress    the cases of a run
+Compiling   the candidates of an operation that is tuned
+unsteady    what to say of samples that lie too far apart
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 from v3bench.suite.meter.measurement import Measurement
-from v3bench.suite.meter.statistics import spread, steady, summary
+from v3bench.suite.meter.statistics import FEWEST, spread, steady, summary
 
 WIDE = 1.5
+PART, QUIET = 0.05, 5.0  # a line of Compiling is for so much of the work, and at most one is said in so many seconds
 
 
 class Progress:
@@ -54,10 +61,33 @@ class Progress:
         self.say(f"    {text}")
 
 
+class Compiling:
+    """``done`` of compile_all: says how many of an operation's candidates are compiled. Heard from several threads."""
+
+    def __init__(
+        self, op: str, count: int, say: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.op, self.count, self.say, self.now = op, count, say, now
+        self.done = self.told = 0
+        self.started = self.last = now()
+        self.lock = Lock()
+
+    def __call__(self, job: object, outcome: object) -> None:
+        with self.lock:
+            self.done += 1
+            now = self.now()
+            if self.done == self.count or self.done - self.told < PART * self.count or now - self.last < QUIET:
+                return
+            self.told, self.last = self.done, now
+            left = minutes((now - self.started) / self.done * (self.count - self.done))
+            self.say(f"{self.op}: {self.done} of {self.count} compiled, about {left} left")
+
+
 def unsteady(records: Sequence[Measurement]) -> str:
     """A remark where samples of time lie too far apart, or "".
 
-    On a host's clock: where the middle half spreads by more than half of itself. On a device's: where no claim follows.
+    On a host's clock: where the middle half spreads by more than half of itself. On a device's: where no claim follows,
+    be it that the samples are too few to say how far they spread, or that they spread too far.
     """
     timed = {f"{m.subject}/{m.impl}": m for m in records if m.clock != "none"}
     rows = {name: summary(m.samples) for name, m in timed.items() if m.clock == "host"}
@@ -66,10 +96,15 @@ def unsteady(records: Sequence[Measurement]) -> str:
         for name, row in rows.items()
         if row.quartile3 > WIDE * row.quartile1
     ]
+    devices = {name: m.samples for name, m in timed.items() if m.clock != "host"}
+    few = [f"{name} {len(samples)}" for name, samples in devices.items() if len(samples) < FEWEST]
     loose = [
-        f"{name} {spread(m.samples):.1%}" for name, m in timed.items() if m.clock != "host" and not steady(m.samples)
+        f"{name} {spread(samples):.1%}"
+        for name, samples in devices.items()
+        if len(samples) >= FEWEST and not steady(samples)
     ]
     remarks = [f"unsteady, as on a busy machine: the quartiles lie apart by {', '.join(wide)}"] if wide else []
+    remarks += [f"no ratio is claimed of fewer than {FEWEST} samples: {', '.join(few)}"] if few else []
     remarks += [f"no ratio is claimed: p10 and p90 lie apart by {', '.join(loose)}"] if loose else []
     return "; ".join(remarks)
 

@@ -1,6 +1,7 @@
 """Tuning without a GPU: candidates are compiled, ranked and written, and what is unusable is dropped."""
 
 import json
+import re
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -8,6 +9,7 @@ import pytest
 from v3bench.kernels import catalog
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite import tune
+from v3bench.suite.meter import progress
 from v3bench.suite.meter.compiled import Built
 
 FINE = Built(
@@ -53,6 +55,16 @@ def test_a_table_is_written_and_keeps_the_rows_of_other_devices(small, tmp_path)
     assert new["predicted"]["programs"] == 4
     assert new["triton"] == version("triton")
     assert said == ["quantize_blocks: 1 candidates at 1 shapes"]
+
+
+def test_what_is_compiled_is_said_while_it_goes_on(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    said, candidates = [], [{"num_warps": 8}, {"num_warps": 4}]
+    monkeypatch.setitem(catalog.module("quantize_blocks").CANDIDATES, "quantize_blocks", candidates)
+    tune.tune(["quantize_blocks"], folder=tmp_path, say=said.append)
+    first, second = said
+    assert first == "quantize_blocks: 2 candidates at 1 shapes"
+    assert re.fullmatch(r"quantize_blocks: 1 of 2 compiled, about \d:\d\d left", second)
 
 
 @pytest.mark.parametrize(

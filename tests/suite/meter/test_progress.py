@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from v3bench.suite.meter.measurement import Measurement
-from v3bench.suite.meter.progress import Progress, minutes, unsteady
+from v3bench.suite.meter.progress import Compiling, Progress, minutes, unsteady
+from v3bench.suite.meter.statistics import ratio_claim
 
 
 def item(case, area="tpot"):
@@ -73,6 +74,41 @@ def test_a_device_clock_is_held_to_the_limit_of_a_claim():
     assert unsteady([times("a", loose)]) == ""
     said = unsteady([times("a", loose, clock="device-cold")])
     assert said == "no ratio is claimed: p10 and p90 lie apart by s/a 3.9%"
+
+
+def test_a_few_samples_of_a_device_clock_are_too_few_and_not_too_far_apart():
+    few, enough, loose = (1.0,) * 4, (1.0,) * 5, (1.0, 1.0, 1.0, 1.0, 1.2)
+    assert unsteady([times("a", enough, clock="device-hot")]) == ""
+    assert unsteady([times("a", few)]) == ""
+    said = unsteady([times(name, few[:n], clock="device-hot") for name, n in (("a", 4), ("b", 1))])
+    assert said == "no ratio is claimed of fewer than 5 samples: s/a 4, s/b 1"
+    both = unsteady([times("a", few, clock="device-hot"), times("b", loose, clock="device-hot")])
+    assert both.startswith("no ratio is claimed of fewer than 5 samples: s/a 4; no ratio is claimed: p10 and p90")
+    assert both.endswith("lie apart by s/b 12.0%")
+    for samples, bears in ((few, False), (enough, True), (loose, False)):  # what is remarked on is what bears no claim
+        assert bears == (not isinstance(ratio_claim(samples, samples), str))
+
+
+def test_compiling_says_a_twentieth_at_a_time_but_not_more_often_than_every_few_seconds():
+    said, now = [], [0.0]
+    compiling = Compiling("fp8_gemm", 200, said.append, lambda: now[0])
+    for done in range(1, 201):
+        now[0] += 0.125 if done <= 80 else 2.0
+        compiling(None, ())
+    assert said[:3] == [
+        "fp8_gemm: 40 of 200 compiled, about 0:20 left",
+        "fp8_gemm: 80 of 200 compiled, about 0:15 left",
+        "fp8_gemm: 90 of 200 compiled, about 0:36 left",
+    ]
+    assert [line.split()[1] for line in said] == ["40", *(str(n) for n in range(80, 200, 10))]
+
+
+def test_compiling_a_few_candidates_quickly_says_nothing():
+    said = []
+    compiling = Compiling("route", 3, said.append, lambda: 0.0)
+    for _ in range(3):
+        compiling(None, ())
+    assert said == []
 
 
 def test_minutes():
