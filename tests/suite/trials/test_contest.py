@@ -51,6 +51,13 @@ def own_writes(x):
     return x.mul_(2)
 
 
+def own_swaps(x):
+    """The right result of x as it is; its first two rows change places."""
+    y = 2 * x
+    x[:2] = x[:2].flip(0)
+    return y
+
+
 def own_raises(x):
     raise RuntimeError("out of\nluck")
 
@@ -84,6 +91,7 @@ def test_a_rival_with_other_numerics_is_held_to_nothing(tried):
         (f"{__name__}:own_part", "its error is beyond any bound"),
         (f"{__name__}:own_chance", "two runs on the same inputs differ"),
         (f"{__name__}:own_writes", "changes its input x"),
+        (f"{__name__}:own_swaps", "changes its input x"),
         (f"{__name__}:own_raises", "raised RuntimeError: out of luck"),
         ("absent", "package not installed"),
     ],
@@ -108,6 +116,16 @@ def test_a_result_of_another_kind_than_ours_is_named(tried, monkeypatch, functio
     monkeypatch.setattr(contest.own, "function", lambda name: function)
     with pytest.raises(Wrong, match=what):
         tried("mine:f", like=double(torch.randn(4, 3)))
+
+
+def test_what_lies_between_an_inputs_strides_is_held_too(monkeypatch):
+    whole = torch.randn(4, 4)
+    inputs = {"x": whole[:, :3], "n": 3}
+    monkeypatch.setattr(contest.own, "function", lambda name: lambda x, n: (whole[:, 3].neg_(), 2 * x)[1])
+    with pytest.raises(Wrong, match="changes its input x"):
+        examine(TRIAL, "mine:f", inputs, 2 * inputs["x"].double())
+    monkeypatch.setattr(contest.own, "function", lambda name: lambda x, n: 2 * x)
+    assert examine(TRIAL, "mine:f", inputs, 2 * inputs["x"].double())[0] <= 1
 
 
 def test_tuples_are_compared_part_by_part():
