@@ -2,6 +2,7 @@
 
 poisoned    while active, memory that torch hands out uninitialised is filled with NaN (0xFF bytes)
 check       an implementation's worst error over what is allowed
+against     the same where the oracle's result is known
 """
 
 from __future__ import annotations
@@ -50,18 +51,28 @@ def seeded(trial: Trial, shape: Shape, device: str) -> Inputs:
 
 
 def check(trial: Trial, inputs: Inputs, function: Callable[..., Any], error: Any = None, repeats: int = 2) -> float:
-    """Worst error of ``function(**inputs)`` over what is allowed (above 1: wrong).
+    """Worst error of ``function(**inputs)`` over what is allowed (above 1: wrong)."""
+    return against(trial.oracle(**inputs), error or trial.error, inputs, function, repeats)
+
+
+def against(
+    want: Any,
+    error: Callable[[Any, Any, Inputs], float],
+    inputs: Inputs,
+    function: Callable[..., Any],
+    repeats: int = 2,
+) -> float:
+    """As ``check``, with the oracle's result for these inputs.
 
     Outputs are poisoned before each of the ``repeats`` runs; inf where two runs differ in a bit.
     """
-    want = trial.oracle(**inputs)
     results = []
     for _ in range(repeats):
         with poisoned():
             results.append(function(**inputs))
     if not all(same_bits(results[0], other) for other in results[1:]):
         return float("inf")
-    return float((error or trial.error)(results[0], want, inputs))
+    return float(error(results[0], want, inputs))
 
 
 def same_bits(a: Any, b: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,10 +43,17 @@ def test_only_right_candidates_are_timed() -> None:
         assert len(calls) == 2
         return lambda: n, 2
 
+    asked: list[torch.Tensor] = []
+
+    def oracle(x: torch.Tensor) -> torch.Tensor:
+        asked.append(x)
+        return 2 * x
+
     configs = [{"n": n} for n in range(5)]
     sets = [TRIAL.inputs({}, "cpu") for _ in range(2)]
-    times = timed(TRIAL, sets, configs, capture, lambda run: seconds[run()], said.append)  # type: ignore[index]
+    times = timed(replace(TRIAL, oracle=oracle), sets, configs, capture, lambda run: seconds[run()], said.append)  # type: ignore[index]
     assert captured == [0, 3, 4]
+    assert len(asked) == 1  # float64 once, and not for every candidate
     assert times == {0: 2.5, 3: 2.0, 4: 4.5}
     assert said[0].startswith("    {'n': 1}: wrong,")
     assert said[1] == "    {'n': 2}: RuntimeError: out of resource"
