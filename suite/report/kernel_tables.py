@@ -95,6 +95,7 @@ def speed_table(op: str, rows: list[dict[str, Any]], mine: Sequence[str], who: s
         Column("flop_rate", "TFLOP/s", True), Column("bandwidth", "TB/s", True), Column("intensity", "FLOP/B", True),
         Column("share", "Of roofline", True), Column("bound", "Bound by"),
         *(Column(f"over {name}", f"Takes, over {name}", True) for name in mine),
+        Column("energy", "Energy, mJ", True),
         Column("error", "Error, of allowed", True), Column("published", "Published elsewhere"),
         Column("why", "Not timed because"),
     )  # fmt: skip
@@ -109,7 +110,8 @@ def speed_table(op: str, rows: list[dict[str, Any]], mine: Sequence[str], who: s
 
 def case_rows(run: KernelRun, case: Case, times: Found, of: Ceilings) -> Iterable[dict[str, Any]]:
     """A row per implementation of a case."""
-    errors, published = found(run, case, "error_of_bar"), speeds.of(operation(case), case.dimensions)
+    errors, joules = found(run, case, "error_of_bar"), found(run, case, "energy_per_call")
+    published = speeds.of(operation(case), case.dimensions)
     for n, (impl, m) in enumerate(times.items()):
         row = {"case": told(case), "impl": impl, "why": f"{m.status}: {m.why}" if m.status != "ok" else ""}
         row["published"] = "; ".join(one.text for one in published) if n == 0 else ""
@@ -117,6 +119,8 @@ def case_rows(run: KernelRun, case: Case, times: Found, of: Ceilings) -> Iterabl
             row |= rates(work.of(operation(case), case.dimensions), median(m.samples), of)
             error = errors.get(impl)
             row |= beside(run, case, impl, median(m.samples))
+            if (drawn := joules.get(impl)) and drawn.samples:
+                row["energy"] = fixed(drawn.samples[0] * 1e3)
             row["error"] = number(error.samples[0], 3) if error and error.samples else "not held to it"
             row |= {f"over {name}": over(run, m, times[name]) for name in times if is_mine(name) and name != impl}
         yield row

@@ -11,6 +11,7 @@ from v3bench.suite import models
 from v3bench.suite.laws import work
 from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.data import table
+from v3bench.suite.meter.competition import LEAST_ENERGY
 from v3bench.suite.trials import registry
 
 BENCH = Path(__file__).parents[3] / "suite" / "bench"
@@ -140,9 +141,19 @@ def test_at_most_120_cases_are_timed_each_at_a_shape_of_its_operation():
         assert work.of(op, case.dimensions).nbytes > 0, case.name
         assert (case.device, case.profiles, case.impls[0]) == ("cuda", ("quick", "standard", "full"), "triton")
         assert len(case.subjects) == 1
-    shapes = [(op, *sorted(case.shape.items())) for op, case in timed]
+    shapes = [(op, bool(case.shape.get("cold")), *sorted(case.dimensions.items())) for op, case in timed]
     assert len(set(shapes)) == len(shapes)
     assert {op for op, _ in timed} == registry.FILES.keys()
+
+
+def test_energy_is_taken_where_it_decides_within_half_a_minute():
+    """Of the four minutes that all kernels may take; a cold launch has none, as the flush would count with it."""
+    measured = [case for _, case in kernels("timed") + kernels("ceilings") if case.shape.get("energy")]
+    assert {case.subjects[0].removeprefix("kernels.") for case in measured} == {
+        "ceiling", "quantize_tiles", "fp8_gemm", "paged_mla", "paged_gqa",
+    }  # fmt: skip
+    assert sum(len(case.series) for case in measured) * 1.1 * LEAST_ENERGY <= 30
+    assert not any(case.shape.get("cold") for case in measured)
 
 
 def test_every_operation_is_checked_on_many_shapes_and_interpreted():

@@ -96,6 +96,18 @@ def test_a_product_is_shown_with_the_quantisation_of_its_input(timed, gpu_run):
     assert rows(table)["bf16"]["With quantisation, us"] == "–"
 
 
+def test_energy_stands_where_it_was_taken(timed, gpu_run):
+    joules = {"metric": "energy_per_call", "clock": "none", "case": "gemm-o-4096"}
+    run = gpu_run(
+        timed("triton", 8e-4, case="gemm-o-4096"), timed("triton", samples=(0.45678,), **joules),
+        timed("bf16", 16e-4, case="gemm-o-4096"), timed("triton", 25e-6, case="quantize-4096"),
+    )  # fmt: skip
+    quantize, gemm = speed_tables(run, rooflines.ceilings(run))
+    assert rows(gemm)["triton"]["Energy, mJ"] == "456.78"
+    assert rows(gemm)["bf16"]["Energy, mJ"] == "–"
+    assert "Energy, mJ" not in rows(quantize)["triton"]
+
+
 def test_what_the_launch_table_predicted_stands_apart(timed, gpu_run, monkeypatch):
     shape = tuple(sorted(cases.load()["gemm-o-64"].dimensions.items()))
     known = {shape: (33e-6, "3.7.1")}
