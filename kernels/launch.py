@@ -35,16 +35,41 @@ class Launch:
     passes: int = 0  # of a program through its loop, where padding hides it; 0: follows from the operation's work
 
     def __call__(self) -> None:
-        """Start it on the current stream of its tensors' GPU. Raises ValueError where the grid is too large."""
+        """Start it on the current stream of its tensors' GPU.
+
+        Raises ValueError where the grid is too large, or the GPU has less shared memory than a program takes.
+        """
         if any(n > most for n, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
-            name = getattr(self.kernel, "__name__", "kernel")
-            raise ValueError(f"{name}: its tensors make a grid of {self.grid} programs, more than {MOST_PROGRAMS}")
+            raise ValueError(f"{self.name}: its tensors make a grid of {self.grid} programs, more than {MOST_PROGRAMS}")
         there = next((x.device for x in self.args.values() if getattr(x, "is_cuda", False)), None)
-        if there is None or there.index == torch.cuda.current_device():
-            self.kernel[self.grid](**self.args, **self.options)
-        else:  # Triton launches on the current device, whatever its tensors lie on
-            with torch.cuda.device(there):
+        try:
+            if there is None or there.index == torch.cuda.current_device():
                 self.kernel[self.grid](**self.args, **self.options)
+            else:  # Triton launches on the current device, whatever its tensors lie on
+                with torch.cuda.device(there):
+                    self.kernel[self.grid](**self.args, **self.options)
+        except Exception as error:
+            from triton.runtime.errors import OutOfResources  # what has a kernel has Triton; not every system does
+
+            if not isinstance(error, OutOfResources):
+                raise
+            raise ValueError(f"{self.name}: {self.lacking(error, there)}") from error
+
+    @property
+    def name(self) -> str:
+        """The kernel's file and name."""
+        file = getattr(self.kernel, "__module__", "").rpartition(".")[2]
+        return f"{file}.{getattr(self.kernel, '__name__', 'kernel')}".lstrip(".")
+
+    def lacking(self, error: Any, there: torch.device | None) -> str:
+        """What a compiled program takes more of than the GPU has, in words: known only once it is compiled."""
+        gpu = "this device" if there is None else torch.cuda.get_device_name(there)
+        what = "bytes of shared memory" if error.name == "shared memory" else error.name
+        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        return (
+            f"a program takes {error.required} {what} with {options or 'its blocks'}, {gpu} has {error.limit}; where "
+            "the operation has a launch table, `v3bench tune OP --device cuda` looks for a configuration that fits"
+        )
 
     @property
     def programs(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 from v3bench.kernels import catalog, tables
 from v3bench.kernels.launch import Launch, cdiv, run, split
 
@@ -58,6 +60,43 @@ def test_a_launch_runs_on_the_gpu_that_its_tensors_lie_on(monkeypatch: pytest.Mo
         run([Launch(kernel, (1,), {"n": 3, "x": there})])
     assert entered == [torch.device("cuda", 1)]
     assert len(kernel.started) == 2
+
+
+class TooLarge:
+    """Stands for a kernel whose programs take more than the GPU has: Triton says so once it is compiled."""
+
+    __module__, __name__ = "v3bench.kernels.some_op", "kernel"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, grid: tuple[int, ...]) -> object:
+        return self.start
+
+    def start(self, **given: object) -> None:
+        raise self.error
+
+
+def test_a_gpu_with_too_little_shared_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA A100 {device.index}")
+    kernel, there = TooLarge(OutOfResources(196608, 166912, "shared memory")), torch.device("cuda", 0)
+    launch = Launch(kernel, (1,), {"x": SimpleNamespace(is_cuda=True, device=there)}, {"num_warps": 8, "num_stages": 4})
+    message = (
+        "some_op.kernel: a program takes 196608 bytes of shared memory with num_warps 8, num_stages 4, NVIDIA A100 0 "
+        "has 166912; where the operation has a launch table, `v3bench tune OP --device cuda` looks for a configuration "
+        "that fits"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        run([launch])
+    kernel.error = OutOfResources(1024, 512, "threads")
+    with pytest.raises(ValueError, match=r"takes 1024 threads with num_warps 8, num_stages 4, NVIDIA A100 0 has 512;"):
+        run([launch])
+
+
+def test_any_other_error_of_a_kernel_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match=r"^an illegal memory access$"):
+        run([Launch(TooLarge(RuntimeError("an illegal memory access")), (1,), {})])
 
 
 def test_a_config_is_split_into_constexprs_and_options() -> None:
