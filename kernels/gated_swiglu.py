@@ -45,13 +45,14 @@ def reference(gate_up: Tensor, dz: Tensor, gates: Tensor, pairs: Tensor) -> tupl
 
 @triton.jit
 def kernel(  # type: ignore[no-untyped-def]
-    gate_up_ptr, dz_ptr, gates_ptr, pairs_ptr, d_gate_up_ptr, z_ptr, d_gates_ptr, R, F,
+    gate_up_ptr, dz_ptr, gates_ptr, pairs_ptr, d_gate_up_ptr, z_ptr, d_gates_ptr, N, R, F,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS rows, COLUMNS at a time."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     pair = tl.load(pairs_ptr + rows, mask=rows < R, other=-1)
-    weight = tl.load(gates_ptr + pair, mask=pair >= 0, other=0.0)[:, None]
+    weight = tl.load(gates_ptr + pair, mask=(pair >= 0) & (pair < N), other=float("nan"))[:, None]
+    weight = tl.where((pair >= 0)[:, None], weight, 0.0)
     wide, narrower = rows.to(tl.int64)[:, None] * 2 * F, rows.to(tl.int64)[:, None] * F
     along = tl.zeros((ROWS,), tl.float32)
     for start in range(0, F, COLUMNS):
@@ -69,7 +70,7 @@ def kernel(  # type: ignore[no-untyped-def]
         tl.store(d_gate_up_ptr + wide + columns, narrow(d_gate, d_gate_up_ptr.dtype.element_ty), mask=inside)
         tl.store(d_gate_up_ptr + wide + F + columns, narrow(dy * gate * s, d_gate_up_ptr.dtype.element_ty), mask=inside)
         tl.store(z_ptr + narrower + columns, narrow(weight * y, z_ptr.dtype.element_ty), mask=inside)
-    tl.store(d_gates_ptr + pair, along, mask=pair >= 0)
+    tl.store(d_gates_ptr + pair, along, mask=(pair >= 0) & (pair < N))
 
 
 def launches(
@@ -87,7 +88,7 @@ def launches(
     (R, F), (blocks, options) = dz.shape, split(config)
     args = {
         "gate_up_ptr": gate_up, "dz_ptr": dz, "gates_ptr": gates, "pairs_ptr": pairs, "d_gate_up_ptr": d_gate_up,
-        "z_ptr": z, "d_gates_ptr": d_gates, "R": R, "F": F, **blocks,
+        "z_ptr": z, "d_gates_ptr": d_gates, "N": len(gates), "R": R, "F": F, **blocks,
     }  # fmt: skip
     return (Launch(kernel, (cdiv(R, blocks["ROWS"]),), args, options),)
 
@@ -95,7 +96,10 @@ def launches(
 def gated_swiglu_backward(
     gate_up: Tensor, dz: Tensor, gates: Tensor, pairs: Tensor, *, config: Config = CONFIG
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``reference``; a choice without a row has the gradient 0. Raises ValueError."""
+    """As ``reference``; a choice without a row has the gradient 0, a row of a choice that there is not is NaN.
+
+    Raises ValueError.
+    """
     checks.tensor(OP, "dz", dz, WIDE, (None, None), contiguous=True, aligned=False)
     R, F = dz.shape
     checks.tensor(OP, "gate_up", gate_up, dz.dtype, (R, 2 * F), contiguous=True, aligned=False)

@@ -1,6 +1,7 @@
 """Tokens sorted by the expert they were sent to: which row each copy of a token gets, built where the choice lies.
 
-    Order                        the result: a value that permute, unpermute and the grouped GEMMs share
+    Order                        the result: a value that permute, unpermute and the grouped GEMMs share, checked as it
+                                 is built, also by hand
     reference                    the definition, a stable sort
     kernel_count, kernel_place   Triton: a histogram of every block of choices, then their stable positions
     order                        launcher; one kernel for few tokens, else two; no wait for the GPU
@@ -15,7 +16,9 @@ T tokens  K choices per token  E experts  N = TK choices  R rows
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -30,15 +33,44 @@ MOST_EXPERTS = 1024  # counted in one block's registers
 MOST_BLOCK = 1024  # choices that a program sorts: 8 warps need some 2000 instructions each for it
 
 
-class Order(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Order:
     """All int32: offsets (E), the end of each expert's segment, as grouped_gemm takes them; rows (T, K), the row of
     each choice, -1 for none; pairs (R), the choice t K + k that a row holds, -1 in padding; tokens (R), its t, or -1.
+
+    Raises ValueError. Numbers out of range are an error on the CPU. On a GPU, where to look at them would mean to wait
+    for it, no kernel follows them: what they should have named is NaN, or not written.
     """
 
     offsets: Tensor
     rows: Tensor
     pairs: Tensor
     tokens: Tensor
+
+    def __post_init__(self) -> None:
+        for name, part in vars(self).items():
+            shape = (None,) * (2 if name == "rows" else 1)
+            checks.tensor("order", name, part, torch.int32, shape, contiguous=True, aligned=False)
+        where = {part.device for part in self.parts}
+        if len(where) > 1:
+            raise ValueError(f"order: tensors lie on {' and '.join(sorted(map(str, where)))}; one device is needed")
+        (T, _), N, R = self.rows.shape, self.rows.numel(), len(self.tokens)
+        if len(self.pairs) != R or R < N:
+            raise ValueError(f"order: pairs has {len(self.pairs)} rows and tokens {R}, expected {N} or more of both")
+        if self.rows.device.type != "cpu":
+            return
+        ranges = {"offsets": (0, R), "rows": (-1, R - 1), "pairs": (-1, N - 1), "tokens": (-1, T - 1)}
+        for name, (least, most) in ranges.items():
+            part = getattr(self, name)
+            if ((part < least) | (part > most)).any():
+                raise ValueError(f"order: {name} has {part.min()} to {part.max()}, expected {least} to {most}")
+        if (self.offsets.diff() < 0).any():
+            raise ValueError("order: offsets decrease; each expert's segment ends where the next one begins")
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All four."""
+        return self.offsets, self.rows, self.pairs, self.tokens
 
 
 def rows_needed(N: int, E: int, align: int) -> int:
@@ -141,35 +173,37 @@ def blocks_for(N: int) -> Config:
     return {"BLOCK": block, "STEP": 32, "num_warps": max(block // 128, 1)}
 
 
-def launches_order(chosen: Tensor, counts: Tensor, made: Order, *, align: int, config: Config) -> tuple[Launch, ...]:
-    """As the launcher's arguments and result; counts (blocks, BINS) int32 is scratch."""
+def launches_order(
+    chosen: Tensor, counts: Tensor, parts: Mapping[str, Tensor], *, align: int, config: Config
+) -> tuple[Launch, ...]:
+    """As the launcher's argument and an Order's parts; counts (blocks, BINS) int32 is scratch."""
     (blocks, BINS), (sizes, options) = counts.shape, split(config)
-    N, E, R = chosen.numel(), len(made.offsets), len(made.pairs)
+    N, E, R = chosen.numel(), len(parts["offsets"]), len(parts["pairs"])
     common: dict[str, Any] = {
         "chosen_ptr": chosen,
         "counts_ptr": counts,
-        "pairs_ptr": made.pairs,
-        "tokens_ptr": made.tokens,
+        "pairs_ptr": parts["pairs"],
+        "tokens_ptr": parts["tokens"],
     }
     common |= {"N": N, "E": E, "BLOCK": sizes["BLOCK"], "BINS": BINS}
     count = Launch(kernel_count, (blocks,), {**common, "R": R, "MARK": align > 1}, options)
     place = {
-        **common, "offsets_ptr": made.offsets, "rows_ptr": made.rows, "BLOCKS": blocks, "K": chosen.shape[1],
+        **common, "offsets_ptr": parts["offsets"], "rows_ptr": parts["rows"], "BLOCKS": blocks, "K": chosen.shape[1],
         "ALIGN": align, "ALONE": blocks == 1, "STEP": sizes["STEP"],
     }  # fmt: skip
     placed = Launch(kernel_place, (blocks,), place, options)
     return (placed,) if blocks == 1 and align == 1 else (count, placed)
 
 
-def empty(chosen: Tensor, E: int, align: int, config: Config) -> tuple[Tensor, Order]:
-    """(scratch, Order), uninitialised."""
+def empty(chosen: Tensor, E: int, align: int, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """(scratch, an Order's parts), uninitialised."""
     N, R = chosen.numel(), rows_needed(chosen.numel(), E, align)
 
     def int32(*size: int) -> Tensor:
         return torch.empty(size, dtype=torch.int32, device=chosen.device)
 
     counts = int32(cdiv(N, int(config["BLOCK"])), max(triton.next_power_of_2(E), 2))
-    return counts, Order(int32(E), int32(*chosen.shape), int32(R), int32(R))
+    return counts, {"offsets": int32(E), "rows": int32(*chosen.shape), "pairs": int32(R), "tokens": int32(R)}
 
 
 def order(chosen: Tensor, E: int, *, align: int = 1, config: Config | None = None) -> Order:
@@ -183,9 +217,9 @@ def order(chosen: Tensor, E: int, *, align: int = 1, config: Config | None = Non
     if rows_needed(chosen.numel(), E, align) > MOST_CHOICES:
         raise ValueError(f"order: chosen has shape {tuple(chosen.shape)}; more than {MOST_CHOICES} rows")
     config = config or blocks_for(chosen.numel())
-    counts, made = empty(chosen, E, align, config)
+    counts, parts = empty(chosen, E, align, config)
     if not chosen.numel():
-        made.offsets.zero_()
+        parts["offsets"].zero_()
     elif not chosen.is_meta:
-        run(launches_order(chosen, counts, made, align=align, config=config))
-    return made
+        run(launches_order(chosen, counts, parts, align=align, config=config))
+    return Order(**parts)

@@ -6,7 +6,9 @@
 
 A program takes a whole token, so that its row is read once, however many experts it goes to; the sum over a token's
 experts runs in float32, in the order of its choices. Rows that no choice got are filled with zeros: a padded segment
-adds nothing to a weight gradient. A choice without a row adds nothing to its token.
+adds nothing to a weight gradient. A choice without a row adds nothing to its token. An Order built by hand is checked
+as it is built; numbers in it that only the GPU sees, and that are out of range, are not followed: such a token's sum,
+and such a row's scales, are NaN.
 
 T tokens  K choices per token  D width  W = ceil(D/128) tiles  R rows  (Order: rows (T, K), pairs and tokens (R))
 """
@@ -67,7 +69,8 @@ def kernel_permute(  # type: ignore[no-untyped-def]
         x = tl.load(x_ptr + token.to(tl.int64) * x_row + columns, mask=columns < D)
         places = ()  # all loaded before the first store, behind which a load would have to wait
         for k in tl.static_range(K):
-            places += (tl.load(rows_ptr + token * K + k),)  # type: ignore[assignment]
+            row = tl.load(rows_ptr + token * K + k)
+            places += (tl.where(row < R, row, -1),)  # type: ignore[assignment]
         for k in tl.static_range(K):
             row = places[k]  # type: ignore[var-annotated]
             tl.store(out_ptr + row.to(tl.int64) * out_row + columns, x, mask=(columns < D) & (row >= 0))
@@ -78,33 +81,37 @@ def kernel_permute(  # type: ignore[no-untyped-def]
         padding = (source < 0) & (rows < R)
         clear(out_ptr, padding, first, out_row, D, 128, FILL)
         if SCALES:
-            origin = tl.maximum(source, 0).to(tl.int64)[:, None] * scales_row
+            known = (source >= 0) & (source < T)
+            otherwise = tl.where(source < T, 0.0, float("nan"))
+            origin = tl.where(known, source, 0).to(tl.int64)[:, None] * scales_row
             target = rows.to(tl.int64)[:, None] * out_scales_row
             for start in range(0, W, COLUMNS):
                 column = (start + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
                 inside = (rows < R)[:, None] & (column < W)
-                held = inside & (source >= 0)[:, None]
-                scale = tl.load(scales_ptr + origin + column * scales_column, mask=held, other=0.0)
+                at = scales_ptr + origin + column * scales_column
+                scale = tl.load(at, mask=inside & known[:, None], other=otherwise[:, None])
                 tl.store(out_scales_ptr + target + column * out_scales_column, scale, mask=inside)
 
 
 @triton.jit
 def kernel_unpermute(  # type: ignore[no-untyped-def]
-    y_ptr, gates_ptr, rows_ptr, out_ptr, D, y_row, out_row,
+    y_ptr, gates_ptr, rows_ptr, out_ptr, R, D, y_row, out_row,
     K: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK columns of one token, the sum of its K rows."""
     token = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
+    total, last = tl.zeros((BLOCK,), tl.float32), -1
     for k in tl.static_range(K):
         row = tl.load(rows_ptr + token * K + k)
+        last = tl.maximum(last, row)
+        row = tl.where(row < R, row, -1)
         y = tl.load(y_ptr + row.to(tl.int64) * y_row + columns, mask=(columns < D) & (row >= 0), other=0.0)
         if GATED:
             total += tl.load(gates_ptr + token * K + k, mask=row >= 0, other=0.0) * y.to(tl.float32)
         else:
             total += y.to(tl.float32)
-    total = narrow(total, out_ptr.dtype.element_ty)
+    total = narrow(tl.where(last < R, total, float("nan")), out_ptr.dtype.element_ty)
     tl.store(out_ptr + token.to(tl.int64) * out_row + columns, total, mask=columns < D)
 
 
@@ -135,7 +142,6 @@ def permute(x: Tensor, made: Order, scales: Tensor | None = None, *, config: Con
 
     The scales are stored column by column, as GEMMs read them. Without scales differentiable in x. Raises ValueError.
     """
-    check_order("permute", made)
     T = len(made.rows)
     checks.tensor("permute", "x", x, (*WIDE, FP8), (T, None))
     if x.shape[1] * x.itemsize % checks.ALIGNMENT or not x.shape[1]:
@@ -143,7 +149,7 @@ def permute(x: Tensor, made: Order, scales: Tensor | None = None, *, config: Con
     if scales is not None and (scales.dtype != torch.float32 or scales.shape != (T, cdiv(x.shape[1], TILE))):
         given = f"{checks.short(scales.dtype)} {tuple(scales.shape)}"
         raise ValueError(f"permute: scales is {given}, expected float32 ({T}, {cdiv(x.shape[1], TILE)})")
-    checks.device("permute", NEEDS, x, *made, *([] if scales is None else [scales]))
+    checks.device("permute", NEEDS, x, *made.parts, *([] if scales is None else [scales]))
     config = config or tables.choose("permute", x.device, T=T, K=made.rows.shape[1], D=x.shape[1])
     if torch.is_grad_enabled() and x.requires_grad:
         if scales is not None:
@@ -168,8 +174,8 @@ def launches_unpermute(
     """As the launcher's arguments and result."""
     (T, K), D, (blocks, options) = made.rows.shape, y.shape[1], split(config)
     args = {
-        "y_ptr": y, "gates_ptr": gates, "rows_ptr": made.rows, "out_ptr": out, "D": D, "y_row": y.stride(0),
-        "out_row": out.stride(0), "K": K, "GATED": gates is not None, **blocks,
+        "y_ptr": y, "gates_ptr": gates, "rows_ptr": made.rows, "out_ptr": out, "R": len(y), "D": D,
+        "y_row": y.stride(0), "out_row": out.stride(0), "K": K, "GATED": gates is not None, **blocks,
     }  # fmt: skip
     return (Launch(kernel_unpermute, (T, cdiv(D, blocks["BLOCK"])), args, options),)
 
@@ -179,11 +185,10 @@ def unpermute(y: Tensor, made: Order, gates: Tensor | None = None, *, config: Co
 
     Raises ValueError.
     """
-    check_order("unpermute", made)
     checks.tensor("unpermute", "y", y, WIDE, (len(made.tokens), None))
     if gates is not None:
         checks.tensor("unpermute", "gates", gates, torch.float32, made.rows.shape, contiguous=True, aligned=False)
-    checks.device("unpermute", NEEDS, y, *made, *([] if gates is None else [gates]))
+    checks.device("unpermute", NEEDS, y, *made.parts, *([] if gates is None else [gates]))
     (T, K), D = made.rows.shape, y.shape[1]
     config = config or tables.choose("unpermute", y.device, T=T, K=K, D=D)
     if torch.is_grad_enabled() and (y.requires_grad or (gates is not None and gates.requires_grad)):
@@ -236,15 +241,6 @@ class Unpermute(torch.autograd.Function):
         return dy, dgates, None, None
 
 
-def check_order(op: str, made: Order) -> None:
-    """What both launchers ask of an Order. Raises ValueError."""
-    for name, part in made._asdict().items():
-        shape = (None,) * (2 if name == "rows" else 1)
-        checks.tensor(op, name, part, torch.int32, shape, contiguous=True, aligned=False)
-    if len(made.tokens) != len(made.pairs) or len(made.tokens) < made.rows.numel():
-        raise ValueError(f"{op}: tokens has {len(made.tokens)} rows, expected at least {made.rows.numel()}, as pairs")
-
-
 def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...]:
     """Launches of an operation at a table's shape on the meta device, for compilation ahead of time.
 
@@ -257,14 +253,15 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
 
     chosen = empty(T, K, dtype=torch.int64)
     sorting = order.blocks_for(chosen.numel())
-    counts, made = order.empty(chosen, 256, 1, sorting)
+    counts, parts = order.empty(chosen, 256, 1, sorting)
+    made = Order(**parts)
     if op == "unpermute":
         y, out = empty(T * K, D, dtype=torch.bfloat16), empty(T, D, dtype=torch.bfloat16)
         return launches_unpermute(y, empty(T, K, dtype=torch.float32), made, out, config=config)
     x, out = empty(T, D, dtype=FP8), empty(T * K, D, dtype=FP8)
     scales, placed = (empty_scales(rows, cdiv(D, TILE), x.device) for rows in (T, T * K))
     return (
-        *order.launches_order(chosen, counts, made, align=1, config=sorting),
+        *order.launches_order(chosen, counts, parts, align=1, config=sorting),
         *launches_permute(x, scales, made, out, placed, config=config),
     )
 

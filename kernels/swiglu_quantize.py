@@ -6,8 +6,8 @@
 
 The float32 values are quantised as they are, not rounded to bfloat16 in between. A row may have a weight, its token's
 gate, which scales the values before they are quantised: it is named by the row's choice (Order.pairs of order.py), or
-stands in the row's place. Rows without a choice get zeros. In a stack (E, R, 2F) only the first masked_m rows of each
-expert are read and written.
+stands in the row's place. Rows without a choice get zeros, those of a choice that has no weight NaN. In a stack
+(E, R, 2F) only the first masked_m rows of each expert are read and written.
 
 M rows  F columns of the result  W = ceil(F/128) tiles  E experts with room for R rows each
 """
@@ -42,7 +42,7 @@ def reference(
         if pairs is not None:
             y = y.masked_fill((pairs < 0)[:, None], 0.0)
     codes, scales = quantize.reference_tiles(y.flatten(0, -2), clamp=clamp)
-    codes, scales = codes.view(y.shape), scales.view(*y.shape[:-1], -1)
+    codes, scales = codes.view(y.shape), scales.unflatten(0, y.shape[:-1])
     if masked_m is not None:
         missing = (torch.arange(y.shape[1], device=y.device) >= masked_m[:, None])[..., None]  # (E, R, 1)
         codes = codes.view(torch.uint8).masked_fill(missing, 0).view(FP8)
@@ -52,7 +52,7 @@ def reference(
 
 @triton.jit
 def kernel(  # type: ignore[no-untyped-def]
-    gate_up_ptr, weights_ptr, pairs_ptr, masked_ptr, codes_ptr, scales_ptr, R, F, gate_up_row, codes_row,
+    gate_up_ptr, weights_ptr, pairs_ptr, masked_ptr, codes_ptr, scales_ptr, N, R, F, gate_up_row, codes_row,
     scales_row, scales_column, clamp, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS rows of one expert, one tile of 128 columns; neighbours share the rows."""
@@ -73,7 +73,8 @@ def kernel(  # type: ignore[no-untyped-def]
         if weights_ptr is not None:
             if pairs_ptr is not None:
                 pair = tl.load(pairs_ptr + rows, mask=own < there, other=-1)
-                weight = tl.load(weights_ptr + pair, mask=pair >= 0, other=0.0)
+                weight = tl.load(weights_ptr + pair, mask=(pair >= 0) & (pair < N), other=float("nan"))
+                weight = tl.where(pair >= 0, weight, 0.0)
                 y = tl.where((pair >= 0)[:, None], y, 0.0)  # padding may hold anything
             else:
                 weight = tl.load(weights_ptr + rows, mask=own < there, other=0.0)
@@ -92,9 +93,9 @@ def launches(
     E = 1 if masked_m is None else len(masked_m)
     args = {
         "gate_up_ptr": gate_up, "weights_ptr": weights, "pairs_ptr": pairs, "masked_ptr": masked_m,
-        "codes_ptr": codes, "scales_ptr": scales, "R": M // E, "F": F, "gate_up_row": gate_up.stride(0),
-        "codes_row": codes.stride(0), "scales_row": scales.stride(0), "scales_column": scales.stride(1),
-        "clamp": clamp, **blocks,
+        "codes_ptr": codes, "scales_ptr": scales, "N": 0 if weights is None else len(weights), "R": M // E,
+        "F": F, "gate_up_row": gate_up.stride(0), "codes_row": codes.stride(0), "scales_row": scales.stride(0),
+        "scales_column": scales.stride(1), "clamp": clamp, **blocks,
     }  # fmt: skip
     return (Launch(kernel, (cdiv(M // E, blocks["ROWS"]) * cdiv(F, TILE), E), args, options),)
 
@@ -110,7 +111,7 @@ def swiglu_quantize(
     are written. The scales are stored column by column over all rows. Raises ValueError.
     """
     *size, F = check(gate_up, weights, pairs, masked_m, clamp)
-    flat = gate_up if masked_m is None else gate_up.view(-1, 2 * F)
+    flat = gate_up.flatten(0, -2)
     M, W = len(flat), cdiv(F, TILE)
     codes, scales = torch.empty(M, F, dtype=FP8, device=flat.device), empty_scales(M, W, flat.device)
     config = config or tables.choose(OP, flat.device, M=M, F=F)

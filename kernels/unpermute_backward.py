@@ -44,13 +44,13 @@ def kernel_unpermute_backward(  # type: ignore[no-untyped-def]
         along = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, D, BLOCK):
             columns = start + tl.arange(0, BLOCK)
-            inside = (columns < D) & (row >= 0)
+            inside = (columns < D) & (row >= 0) & (row < R)
             grad = tl.load(grad_ptr + (pair // K).to(tl.int64) * grad_row + columns, mask=inside, other=0.0)
             y = tl.load(y_ptr + row.to(tl.int64) * y_row + columns, mask=inside, other=0.0)
             along += grad.to(tl.float32) * y.to(tl.float32)
             dy = narrow(gate * grad.to(tl.float32), dy_ptr.dtype.element_ty)
             tl.store(dy_ptr + row.to(tl.int64) * dy_row + columns, dy, mask=inside)
-        tl.store(dgates_ptr + pair, tl.sum(along, 0))
+        tl.store(dgates_ptr + pair, tl.where(row < R, tl.sum(along, 0), float("nan")))
     else:
         first = (pair - N) * FILL
         rows = first + tl.arange(0, FILL)

@@ -32,7 +32,7 @@ def rows(shape: Shape, device: str) -> Inputs:
     T, K, D = shape["T"], shape["K"], shape["D"]
     made = order.reference(choice(T, K, "cpu"), EXPERTS)
     y, gates = torch.randn(T * K, D, device=device).bfloat16(), torch.rand(T, K, device=device) / K
-    return {"y": y, "gates": gates} | {name: part.to(device) for name, part in made._asdict().items()}
+    return {"y": y, "gates": gates} | {name: part.to(device) for name, part in vars(made).items()}
 
 
 def ours_permute(codes: Tensor, scales: Tensor, chosen: Tensor, experts: int, config: Any = None) -> Any:

@@ -39,6 +39,17 @@ def test_agrees_with_float64_and_ignores_padding(dtype: torch.dtype) -> None:
     torch.testing.assert_close(d_gates.double(), want[2], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("pair", [6, 2**31 - 1])
+def test_a_choice_that_is_not_there_makes_its_row_nan_and_is_not_written(pair: int) -> None:
+    h, dz, room, pairs = torch.randn(7, 20), torch.randn(7, 10), torch.rand(9), PAIRS.clone()
+    pairs[0] = pair
+    d_gate_up, z, d_gates = gated_swiglu_backward(h, dz, room[:6], pairs, config=CONFIG)
+    want = reference(h[1:], dz[1:], room[:6], pairs[1:])
+    assert d_gate_up[0].isnan().all()
+    assert z[0].isnan().all()
+    torch.testing.assert_close((d_gate_up[1:], z[1:], d_gates), want)
+
+
 def test_bad_input_is_one_clear_error() -> None:
     h, dz, gates = torch.randn(7, 24), torch.randn(7, 10), torch.rand(6)
     with pytest.raises(ValueError, match=r"gated_swiglu_backward: gate_up has shape \(7, 24\), expected \(7, 20\)"):

@@ -31,7 +31,7 @@ def test_order_of_many_blocks_of_strangers_and_of_idle_experts(T: int, K: int, E
     for given in (chosen, chosen.clamp(-1, E).int()):
         with poisoned():
             got = order.order(given, E, align=align, config=SMALL)
-        assert same_bits(tuple(got), tuple(want if given is chosen else order.reference(given, E, align)))
+        assert same_bits(got.parts, (want if given is chosen else order.reference(given, E, align)).parts)
 
 
 def test_an_order_holds_every_choice_once_in_the_order_of_tokens() -> None:
@@ -168,8 +168,62 @@ def test_bad_rows_are_one_clear_error() -> None:
         permute.unpermute(torch.zeros(9, 128), made)
     with pytest.raises(ValueError, match="unpermute: gates is float64, expected float32"):
         permute.unpermute(torch.zeros(8, 128), made, torch.zeros(4, 2).double())
-    with pytest.raises(ValueError, match="unpermute: tokens has 7 rows, expected at least 8"):
-        permute.unpermute(torch.zeros(7, 128), made._replace(tokens=made.tokens[:7], pairs=made.pairs[:7]))
+
+
+ORDERED = order.reference(CHOSEN, 4)  # 4 tokens, 2 choices each, all of expert 0: 8 rows
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("rows", ORDERED.rows.long(), "order: rows is int64, expected int32"),
+        ("rows", ORDERED.rows[0], r"order: rows has shape \(2,\), expected \(any, any\)"),
+        ("rows", ORDERED.rows.T, "order: rows has strides .* expected a contiguous tensor"),
+        ("rows", [[0]], "order: rows is list, expected a tensor"),
+        ("pairs", ORDERED.pairs.to("meta"), "order: tensors lie on cpu and meta; one device is needed"),
+        ("pairs", ORDERED.pairs[:7], "order: pairs has 7 rows and tokens 8, expected 8 or more of both"),
+        ("rows", torch.zeros(5, 2, dtype=torch.int32), "order: pairs has 8 rows and tokens 8, expected 10 or more"),
+        ("rows", ORDERED.rows + 1, "order: rows has 1 to 8, expected -1 to 7"),
+        ("rows", ORDERED.rows - 2, "order: rows has -2 to 5, expected -1 to 7"),
+        ("pairs", ORDERED.pairs + 1, "order: pairs has 1 to 8, expected -1 to 7"),
+        ("tokens", ORDERED.tokens + 1, "order: tokens has 1 to 4, expected -1 to 3"),
+        ("offsets", ORDERED.offsets + 1, "order: offsets has 9 to 9, expected 0 to 8"),
+        ("offsets", torch.tensor([8, 0], dtype=torch.int32), "order: offsets decrease"),
+    ],
+)
+def test_an_order_built_by_hand_is_checked_as_it_is_built(part: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Order(**{**vars(ORDERED), part: value})
+
+
+@pytest.mark.parametrize("row", [8, 2**31 - 1, -2, -(2**31)])
+def test_kernels_do_not_follow_what_a_gpu_alone_knows_to_be_out_of_range(row: int) -> None:
+    """The numbers change once the order is built, as if they had lain on a GPU, where building it reads none."""
+    made = order.reference(CHOSEN, 4)
+    whole = torch.randn(24, 16)  # 8 rows between others, that nothing may read or write
+    whole[:8], whole[16:] = float("nan"), float("nan")
+    y, gates = whole[8:16].requires_grad_(), torch.rand(4, 2, requires_grad=True)
+    want = permute.reference_unpermute(y, made, gates)
+    made.rows[1, 1] = row
+    out = permute.unpermute(y, made, gates, config=CONFIG)
+    others = torch.arange(4) != 1
+    torch.testing.assert_close(out[others], want[others])
+    left = want[1] - gates[1, 1] * y[3]
+    torch.testing.assert_close(out[1], left if row < 0 else torch.full_like(left, float("nan")), equal_nan=True)
+    dy, dgates = torch.autograd.grad(out, (y, gates), torch.ones_like(out))
+    assert dgates[1, 1].isnan() if row > 0 else dgates[1, 1] == 0
+    assert dy[torch.arange(8) != 3].isfinite().all()
+    with poisoned():
+        rows = permute.permute(whole[:4].nan_to_num(1.0), made, config=CONFIG)
+    assert (rows[torch.arange(8) != 3] == 1).all()
+
+
+def test_scales_of_a_token_that_is_not_there_are_nan() -> None:
+    made = order.reference(CHOSEN, 4)
+    made.tokens[5] = 4
+    _, scales = permute.permute(torch.ones(4, 16).to(quantize.FP8), made, torch.ones(4, 1), config=CONFIG)
+    assert scales[5].isnan()
+    assert (scales[torch.arange(8) != 5] == 1).all()
 
 
 @pytest.mark.gpu

@@ -81,6 +81,17 @@ def test_an_empty_tensor_gives_an_empty_result(shape: tuple[int, int]) -> None:
     assert scales.shape == (shape[0], shape[1] // 256)
 
 
+@pytest.mark.parametrize("pair", [3, 2**31 - 1])
+def test_a_weight_that_is_not_there_makes_its_row_nan(pair: int) -> None:
+    gate_up, weights = torch.randn(4, 256), torch.tensor([float("inf"), 1.0, 2.0, 3.0, float("inf")])[1:4]
+    pairs = torch.tensor([0, pair, -1, 2], dtype=torch.int32)
+    codes, scales = swiglu_quantize.swiglu_quantize(gate_up, weights, pairs, config=CONFIG)
+    want = swiglu_quantize.reference(gate_up[::2], weights, pairs[::2])
+    assert scales[1].isnan().all()
+    assert torch.equal(codes[::2].float(), want[0].float())
+    assert torch.equal(scales[::2], want[1])
+
+
 def test_meta_tensors_give_shapes_without_work() -> None:
     gate_up = torch.empty(8, 512, 4096, device="meta", dtype=torch.bfloat16)
     masked_m = torch.empty(8, dtype=torch.int32, device="meta")
