@@ -26,6 +26,7 @@ from v3bench.suite.trials.own import is_own
 
 AREA, OURS, PREFIX = "kernels", "triton", "kernels."
 HOPPER = "sm_90"  # kernels/tables.py, which imports torch
+HARD = "\u00a0"  # a space where no line ends
 ALL = 1000  # rows of a table that are shown; no operation has so many
 Found = dict[str, Measurement]  # of one case: by implementation, the record in force
 
@@ -96,8 +97,8 @@ def speed_table(op: str, rows: list[dict[str, Any]], mine: Sequence[str], who: s
         Column("share", "Of roofline", True), Column("bound", "Bound by"),
         *(Column(f"over {name}", f"Takes, over {name}", True) for name in mine),
         Column("energy", "Energy, mJ", True),
-        Column("error", "Error, of allowed", True), Column("published", "Published elsewhere"),
-        Column("why", "Not timed because"),
+        Column("error", "Error, of allowed", True), Column("published", "Published elsewhere", below=True),
+        Column("why", "Not timed because", below=True),
     )  # fmt: skip
     frame = pd.DataFrame([{column.key: row.get(str(column.key), "") for column in columns} for row in rows])
     told = tuple(column for column in columns if frame[column.key].astype(bool).any())
@@ -191,8 +192,10 @@ def over(run: KernelRun, m: Measurement, base: Measurement) -> str:
     claim = ratio_claim(m.samples, together[-1].samples)
     if isinstance(claim, str):
         return f"no claim: {claim}"
-    interval = "" if claim.low is None or claim.high is None else f" ({fixed(claim.low)} to {fixed(claim.high)})"
-    return f"{fixed(claim.median)} {TIMES}{interval}"
+    interval = (
+        "" if claim.low is None or claim.high is None else f" ({fixed(claim.low)}{HARD}to{HARD}{fixed(claim.high)})"
+    )
+    return f"{fixed(claim.median)}{HARD}{TIMES}{interval}"
 
 
 def same_series(a: Measurement, b: Measurement) -> bool:

@@ -60,10 +60,10 @@ def roofline(run: KernelRun, of: Ceilings, mark: str = "") -> Drawing | None:
     x = alt.X("intensity:Q", title="FLOP per byte (logarithmic)", scale=alt.Scale(type="log", domain=[1, 10000]),
               axis=alt.Axis(values=[1, 10, 100, 1000, 10000], format=","))  # fmt: skip
     y = alt.Y("rate:Q", title="TFLOP/s (logarithmic)", scale=alt.Scale(type="log"),
-              axis=alt.Axis(values=[0.1, 1, 10, 100, 1000], format="~g", grid=True))  # fmt: skip
+              axis=alt.Axis(values=[0.1, 1, 10, 100, 1000], format=",~g", grid=True))  # fmt: skip
     names = [name for name in KINDS if name in set(frame["kind"])]
     colours, shapes = zip(*(KINDS[name] for name in names), strict=True)
-    legend = alt.Legend(title=None, symbolStrokeWidth=2)
+    legend = alt.Legend(title=None, symbolStrokeWidth=2, columns=len(KINDS))  # in one line, on a phone too
     tip = [
         alt.Tooltip("case:N"), alt.Tooltip("impl:N", title="implementation"),
         alt.Tooltip("rate:Q", title="TFLOP/s", format=",.1f"),
@@ -80,7 +80,7 @@ def roofline(run: KernelRun, of: Ceilings, mark: str = "") -> Drawing | None:
     )  # fmt: skip
     roof = alt.Chart(lines).mark_line(color=FIRM, strokeWidth=1.5).encode(x=x, y=y, detail="roof:N")
     ends = lines.groupby("roof", sort=False).tail(1)
-    labels = alt.Chart(ends).mark_text(align="right", dy=-8, color=SOFT).encode(x=x, y=y, text="roof:N")
+    labels = alt.Chart(ends).mark_text(align="left", dx=5, color=SOFT).encode(x=x, y=y, text="roof:N")
     source = sorted({of.source[key] for key in ("read", "bf16", "fp8")})
     note = (
         f"Lines: what memory and tensor cores give ({', '.join(source)}). Points: our kernels and, where one was "

@@ -12,12 +12,16 @@ from v3bench.suite.report.display import number, plain
 
 @dataclass(frozen=True)
 class Column:
-    """One shown column: the frame's column, its heading, and whether it is a number (right-aligned)."""
+    """One shown column: the frame's column, its heading, and whether it is a number (right-aligned).
+
+    ``below``: text of a sentence or more, which on the page stands in a line of its own below its row.
+    """
 
     key: str | int
     label: str
     number: bool = False
     show: Callable[[Any], str] | None = None
+    below: bool = False
 
     def text(self, value: Any) -> str:
         """The cell as text; missing values become a dash."""

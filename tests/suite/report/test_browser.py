@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
+from v3bench.suite.ledger import cases
 from v3bench.suite.report import page
 from v3bench.suite.report.bundle import available
 
@@ -209,6 +210,46 @@ def test_the_page_never_scrolls_sideways(browser, place, width):
             "document.querySelectorAll('[data-chart] svg').length === document.querySelectorAll('[data-chart]').length"
         )
     assert browser.run("document.documentElement.scrollWidth") <= width
+
+
+@pytest.fixture
+def kernels(tmp_path, record, run_of, judged):
+    """A page with times of every kind of kernel: none is measured where it is made."""
+    gpu = {"name": "NVIDIA H200", "memory_bytes": 1, "capability": "9.0", "sms": 132, "l2_bytes": 1}
+    timed = [case for case in cases.load().values() if (case.area, case.bench) == ("kernels", "timed")]
+    of = {"area": "kernels", "device": "cuda", "clock": "device-hot", "scale": "slice", "samples": (1e-3,) * 9}
+    times = [
+        record(**of, case=case.name, case_version=case.version, subject=case.subjects[0], impl=impl)
+        for case in timed for impl in case.impls
+    ]  # fmt: skip
+    path = tmp_path / "report.html"
+    page.write(path, page.render([run_of(*times, device="cuda", gpus=[gpu])], judged))
+    return path
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_what_is_published_elsewhere_is_read_without_scrolling(browser, kernels, width):
+    browser.send("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+    browser.open(kernels)
+    right = "Math.max(...Array.from(document.querySelectorAll('.below p'), p => p.getBoundingClientRect().right))"
+    assert browser.run("document.querySelectorAll('.below p').length") > 20
+    assert browser.run(right) <= width
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    if width == 1280:
+        wide = "Array.from(document.querySelectorAll('.parted .scroll')).filter(e => e.scrollWidth > e.clientWidth)"
+        assert browser.run(f"{wide}.map(e => e.innerText.split('\\n')[0])") == []
+
+
+@pytest.mark.skipif(not available(), reason="charts need altair and vl-convert-python")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_rooflines_legend_takes_one_line(browser, kernels, width):
+    browser.send("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+    browser.open(kernels)
+    labels = "document.querySelectorAll('#kernels-roofline .role-legend-label text')"
+    browser.wait(f"{labels}.length === 3")
+    tops = browser.run(f"Array.from({labels}, e => Math.round(e.getBoundingClientRect().top))")
+    assert len(set(tops)) == 1
+    assert browser.run(f"Math.max(...Array.from({labels}, e => e.getBoundingClientRect().right))") <= width
 
 
 def test_a_script_from_a_run_does_not_run(browser, tmp_path, record, run_of, judged):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from v3bench.kernels import tables
@@ -89,6 +90,22 @@ def test_a_row_says_time_rates_share_ratio_error_and_what_was_published(full):
     assert "TFLOP/s" not in {column.label for column in quantize.columns}
 
 
+def test_sentences_stand_below_their_row_and_only_where_there_are_any(full, judged):
+    from v3bench.suite.report import page
+
+    full.info["gpus"] = [{**GPU, "sms": 132, "l2_bytes": 1}]
+    html = page.render([full], judged)
+    table = html[html.index(">fp8_gemm</caption>") :]
+    table = table[: table.index("</table>")]
+    heads = table.count('<th scope="col"')
+    below = re.findall(r'<tr class="below"><td colspan="(\d+)"><p><span class="soft">(.*?)</span> (.*?)</p>', table)
+    assert [(int(wide), label) for wide, label, _ in below] == [
+        (heads, "Published elsewhere:"), (heads, "Not timed because:"), (heads, "Not timed because:"),
+    ]  # fmt: skip
+    assert "336 TFLOP/s (DeepGEMM, H800, cold, kernel only)" in below[0][2]
+    assert "Published elsewhere" not in table[: table.index("</thead>")]
+
+
 def test_a_product_is_shown_with_the_quantisation_of_its_input(timed, gpu_run):
     run = gpu_run(timed("triton", 40e-6), timed("bf16", 50e-6), timed("triton", 5e-6, case="quantize-64-wide"))
     table = speed_tables(run, rooflines.ceilings(run))[-1]
@@ -140,9 +157,9 @@ def test_the_prediction_is_of_the_row_that_the_gpu_launches_with(tmp_path, monke
 def test_rivals_stand_beside_ours_and_ones_own_with_intervals_or_without_a_claim(full):
     gemm = speed_tables(full, rooflines.ceilings(full))[-1]
     found = rows(gemm)
-    assert found["cublaslt-block"]["Takes, over triton"].startswith("1.50 × (1.50 to 1.50)")
-    assert found["cublaslt-block"][f"Takes, over {MINE}"].startswith("0.75 ×")
-    assert found[MINE]["Takes, over triton"].startswith("2.00 ×")
+    assert found["cublaslt-block"]["Takes, over triton"].startswith("1.50\u00a0× (1.50\u00a0to\u00a01.50)")
+    assert found["cublaslt-block"][f"Takes, over {MINE}"].startswith("0.75\u00a0×")
+    assert found[MINE]["Takes, over triton"].startswith("2.00\u00a0×")
     assert found["row-wise"]["Takes, over triton"].startswith("no claim: ")
     assert "%" in found["row-wise"]["Takes, over triton"]
     assert list(found) == ["triton", "cublaslt-block", "row-wise", "deepgemm", "compiled", MINE]
