@@ -118,7 +118,7 @@ def warps(D: int, columns: int) -> Config:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., D), weight (D) -> as ``reference``, in x's dtype; differentiable once. Raises ValueError."""
-    flat = x.reshape(-1, x.shape[-1]) if x.ndim else x
+    flat = x.reshape(x.shape[:-1].numel(), x.shape[-1]) if x.ndim else x
     checks.tensor("rms_norm", "x", flat, WIDE, (None, None), aligned=False)
     checks.tensor("rms_norm", "weight", weight, WIDE, flat.shape[1:], aligned=False)
     checks.device("rms_norm", NEEDS, x, weight)
@@ -154,12 +154,16 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        (x, weight, rstd), grad = ctx.saved_tensors, grad.contiguous()
-        M, D = x.shape
-        dx, dw = torch.empty(M, D, dtype=x.dtype, device=x.device), torch.empty_like(weight)
-        strips = torch.empty(min(M, STRIPS), D, dtype=torch.float32, device=x.device)
-        if not M:
-            return dx, dw.zero_(), None
-        if not x.is_meta:
-            run(launches_backward(grad, x, weight, rstd, dx, strips, dw, config=warps(D, 512)))
-        return dx, dw, None
+        return *gradients(grad, *ctx.saved_tensors), None
+
+
+def gradients(grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    """grad and x (M, D), weight (D), each row's 1/rms (M) -> the gradients of x and of the weight."""
+    (M, D), grad = x.shape, grad.contiguous()
+    dx, dw = torch.empty(M, D, dtype=x.dtype, device=x.device), torch.empty_like(weight)
+    strips = torch.empty(min(M, STRIPS), D, dtype=torch.float32, device=x.device)
+    if not M:
+        return dx, dw.zero_()
+    if not x.is_meta:
+        run(launches_backward(grad, x, weight, rstd, dx, strips, dw, config=warps(D, 512)))
+    return dx, dw

@@ -40,10 +40,10 @@ def reference_add(
 
 @triton.jit
 def kernel(  # type: ignore[no-untyped-def]
-    x_ptr, residual_ptr, weight_ptr, codes_ptr, scales_ptr, total_ptr, rows_ptr, D, x_row, residual_row, codes_row,
-    scales_row, scales_column, total_row, rows_row, eps, clamp, TILES: tl.constexpr,
+    x_ptr, residual_ptr, weight_ptr, codes_ptr, scales_ptr, total_ptr, rows_ptr, rstd_ptr, D, x_row, residual_row,
+    codes_row, scales_row, scales_column, total_row, rows_row, eps, clamp, TILES: tl.constexpr,
 ):  # fmt: skip
-    """One program: one row, as TILES x 128; residual, total and the normalised rows only where they are given."""
+    """One program: one row, as TILES x 128; residual, total, normalised rows and 1/rms only where they are given."""
     row = tl.program_id(0).to(tl.int64)
     tile = tl.arange(0, TILES)
     columns = tile[:, None] * 128 + tl.arange(0, 128)[None, :]
@@ -56,6 +56,8 @@ def kernel(  # type: ignore[no-untyped-def]
         tl.store(total_ptr + row * total_row + columns, total, mask=inside)
         x = total.to(tl.float32)
     rstd = tl.rsqrt(tl.sum(tl.sum(x * x, 1), 0) / D + eps)
+    if rstd_ptr is not None:
+        tl.store(rstd_ptr + row, rstd)
     # 1/rms scales a tile's magnitude instead of its 128 values; it is needed only after the sum over the row.
     x *= weight.to(tl.float32)
     if rows_ptr is not None:
@@ -68,13 +70,13 @@ def kernel(  # type: ignore[no-untyped-def]
 
 def launches(
     x: Tensor, residual: Tensor | None, weight: Tensor, codes: Tensor, scales: Tensor, total: Tensor | None,
-    rows: Tensor | None, *, eps: float, clamp: float, config: Config,
+    rows: Tensor | None, rstd: Tensor | None, *, eps: float, clamp: float, config: Config,
 ) -> tuple[Launch, ...]:  # fmt: skip
     """As the launchers' arguments and results."""
     (M, D), (blocks, options) = x.shape, split(config)
     args = {
         "x_ptr": x, "residual_ptr": residual, "weight_ptr": weight, "codes_ptr": codes, "scales_ptr": scales,
-        "total_ptr": total, "rows_ptr": rows, "D": D, "x_row": x.stride(0),
+        "total_ptr": total, "rows_ptr": rows, "rstd_ptr": rstd, "D": D, "x_row": x.stride(0),
         "residual_row": 0 if residual is None else residual.stride(0), "codes_row": codes.stride(0),
         "scales_row": scales.stride(0), "scales_column": scales.stride(1),
         "total_row": 0 if total is None else total.stride(0), "rows_row": 0 if rows is None else rows.stride(0),
@@ -90,16 +92,19 @@ def rms_norm_quantize(
     *,
     clamp: float = ACTIVATION,
     rows: bool = False,
+    rstd: bool = False,
     config: Config | None = None,
 ) -> tuple[Tensor, ...]:
     """x (M, D), weight (D) -> codes (M, D) e4m3, scales (M, W), as ``reference``; with ``rows`` the normalised rows
-    besides, in x's dtype. The scales are stored column by column. Raises ValueError.
+    besides, in x's dtype, and with ``rstd`` each row's 1/rms (M) float32, as the norm's backward reads it.
+
+    The scales are stored column by column. Raises ValueError.
     """
     op = "rms_norm_quantize"
     check(op, x, None, weight, eps, clamp)
     config = config or tables.choose(op, x.device, M=x.shape[0], D=x.shape[1])
-    codes, scales, _, normalised = made(x, None, weight, eps, clamp, rows, config)
-    return (codes, scales) if normalised is None else (codes, scales, normalised)
+    codes, scales, *besides = made(x, None, weight, eps, clamp, rows, rstd, config)
+    return (codes, scales, *(part for part in besides if part is not None))
 
 
 def add_rms_norm_quantize(
@@ -112,22 +117,23 @@ def add_rms_norm_quantize(
     op = "add_rms_norm_quantize"
     check(op, x, residual, weight, eps, clamp)
     config = config or tables.choose(op, x.device, M=x.shape[0], D=x.shape[1])
-    codes, scales, total, normalised = made(x, residual, weight, eps, clamp, rows, config)
-    assert total is not None
-    return (codes, scales, total) if normalised is None else (codes, scales, total, normalised)
+    codes, scales, *besides = made(x, residual, weight, eps, clamp, rows, False, config)
+    return (codes, scales, *(part for part in besides if part is not None))
 
 
 def made(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, clamp: float, rows: bool, config: Config
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Both launchers, their arguments checked: codes, scales, the sum, the normalised rows."""
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, clamp: float, rows: bool, rstd: bool, config: Config
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Both launchers, their arguments checked: codes, scales, the sum, the normalised rows, 1/rms."""
     (M, D), where = x.shape, x.device
     codes, scales = torch.empty(M, D, dtype=FP8, device=where), empty_scales(M, cdiv(D, TILE), where)
     total = None if residual is None else torch.empty(M, D, dtype=residual.dtype, device=where)
     normalised = torch.empty(M, D, dtype=x.dtype, device=where) if rows else None
+    inverse = torch.empty(M, dtype=torch.float32, device=where) if rstd else None
+    outputs = codes, scales, total, normalised, inverse
     if not x.is_meta and D:
-        run(launches(x, residual, weight, codes, scales, total, normalised, eps=eps, clamp=clamp, config=config))
-    return codes, scales, total, normalised
+        run(launches(x, residual, weight, *outputs, eps=eps, clamp=clamp, config=config))
+    return outputs
 
 
 def check(op: str, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, clamp: float) -> None:
@@ -153,7 +159,7 @@ def example(op: str, shape: dict[str, int], config: Config) -> tuple[Launch, ...
 
     x, codes, scales = empty(M, D), empty(M, D, dtype=FP8), empty_scales(M, cdiv(D, TILE), torch.device("meta"))
     residual, total = (empty(M, D), empty(M, D)) if op == "add_rms_norm_quantize" else (None, None)
-    return launches(x, residual, empty(D), codes, scales, total, None, eps=1e-6, clamp=ACTIVATION, config=config)
+    return launches(x, residual, empty(D), codes, scales, total, None, None, eps=1e-6, clamp=ACTIVATION, config=config)
 
 
 CANDIDATES = {

@@ -47,14 +47,16 @@ def kernel_forward(gate_up_ptr, y_ptr, F, gate_up_row, y_row, BLOCK: tl.constexp
 
 @triton.jit
 def kernel_backward(  # type: ignore[no-untyped-def]
-    grad_ptr, gate_up_ptr, d_ptr, F, grad_row, gate_up_row, d_row, BLOCK: tl.constexpr
+    grad_ptr, gate_up_ptr, d_ptr, y_ptr, F, grad_row, gate_up_row, d_row, y_row, BLOCK: tl.constexpr
 ):
-    """With s = sigmoid(gate): dgate = grad up s (1 + gate (1 - s)), dup = grad gate s."""
+    """With s = sigmoid(gate): dgate = grad up s (1 + gate (1 - s)), dup = grad gate s; y besides where it is given."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate, up = halves(gate_up_ptr, row, F, gate_up_row, columns)
     grad = tl.load(grad_ptr + row * grad_row + columns, mask=columns < F, other=0.0).to(tl.float32)
     s = sigmoid(gate)
+    if y_ptr is not None:
+        tl.store(y_ptr + row * y_row + columns, narrow(gate * s * up, y_ptr.dtype.element_ty), mask=columns < F)
     grad *= s
     at = d_ptr + row * d_row + columns
     tl.store(at, narrow(grad * up * (1.0 + gate * (1.0 - s)), d_ptr.dtype.element_ty), mask=columns < F)
@@ -71,19 +73,20 @@ def launches_forward(gate_up: Tensor, y: Tensor) -> tuple[Launch, ...]:
     return (Launch(kernel_forward, (M, cdiv(F, block)), args, {"num_warps": max(block * WARPS // BLOCK, 1)}),)
 
 
-def launches_backward(grad: Tensor, gate_up: Tensor, d: Tensor) -> tuple[Launch, ...]:
-    """grad (M, F), gate_up (M, 2F); d (M, 2F), the gradient of gate_up, is written."""
+def launches_backward(grad: Tensor, gate_up: Tensor, d: Tensor, y: Tensor | None) -> tuple[Launch, ...]:
+    """grad (M, F), gate_up (M, 2F); d (M, 2F), the gradient of gate_up, is written, and y (M, F) where it is given."""
     (M, F), block = grad.shape, min(BLOCK, triton.next_power_of_2(grad.shape[1]))
     args = {
-        "grad_ptr": grad, "gate_up_ptr": gate_up, "d_ptr": d, "F": F, "grad_row": grad.stride(0),
-        "gate_up_row": gate_up.stride(0), "d_row": d.stride(0), "BLOCK": block,
+        "grad_ptr": grad, "gate_up_ptr": gate_up, "d_ptr": d, "y_ptr": y, "F": F, "grad_row": grad.stride(0),
+        "gate_up_row": gate_up.stride(0), "d_row": d.stride(0), "y_row": 0 if y is None else y.stride(0),
+        "BLOCK": block,
     }  # fmt: skip
     return (Launch(kernel_backward, (M, cdiv(F, block)), args, {"num_warps": max(block * WARPS // BLOCK, 1)}),)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """gate_up (..., 2F), the gate half first -> (..., F), as ``reference``; differentiable once. Raises ValueError."""
-    flat = gate_up.reshape(-1, gate_up.shape[-1]) if gate_up.ndim else gate_up
+    flat = gate_up.reshape(gate_up.shape[:-1].numel(), gate_up.shape[-1]) if gate_up.ndim else gate_up
     checks.tensor("swiglu", "gate_up", flat, WIDE, (None, None), aligned=False)
     checks.device("swiglu", NEEDS, gate_up)
     if gate_up.shape[-1] % 2 or not gate_up.shape[-1]:
@@ -115,8 +118,12 @@ class SwiGLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,), grad = ctx.saved_tensors, grad.contiguous()
-        d = torch.empty(gate_up.shape, dtype=gate_up.dtype, device=gate_up.device)
-        if not d.is_meta:
-            run(launches_backward(grad, gate_up, d))
-        return d
+        return gradient(grad, *ctx.saved_tensors)
+
+
+def gradient(grad: Tensor, gate_up: Tensor, y: Tensor | None = None) -> Tensor:
+    """grad (M, F), gate_up (M, 2F) -> the gradient of gate_up; ``activated`` is written to y (M, F) if given."""
+    d, grad = torch.empty(gate_up.shape, dtype=gate_up.dtype, device=gate_up.device), grad.contiguous()
+    if not d.is_meta:
+        run(launches_backward(grad, gate_up, d, y))
+    return d

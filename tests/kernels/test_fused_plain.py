@@ -61,6 +61,10 @@ def test_swiglu_and_its_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> 
     assert rounding_error(d, want_d, dtype, roundings) <= 1
     with torch.no_grad():
         assert torch.equal(swiglu_fused.swiglu(gate_up), y)
+        rows, grad = gate_up.view(-1, shape[-1]), along.view(-1, shape[-1] // 2)
+        again = torch.full_like(grad, float("nan"))  # the activation made again beside its gradient
+        assert torch.equal(swiglu_fused.gradient(grad, rows, again).view(shape), d)
+        assert torch.equal(again.view(y.shape), y)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy's, under the interpreter

@@ -61,6 +61,15 @@ def test_the_normalised_rows_besides(dtype: torch.dtype) -> None:
     assert codes_error(added[0], added[1], want) <= 1
 
 
+def test_one_over_rms_besides() -> None:
+    x, weight = torch.randn(3, 300), torch.randn(300)
+    with poisoned():
+        codes, scales, rstd = norm_quantize.rms_norm_quantize(x, weight, 1e-6, rstd=True, config=CONFIG)
+    torch.testing.assert_close(rstd.double(), (x.double().square().mean(1) + 1e-6).rsqrt(), rtol=1e-6, atol=0)
+    assert codes_error(codes, scales, norm.reference(x.double(), weight.double(), 1e-6)) <= 1
+    assert len(norm_quantize.rms_norm_quantize(x, weight, 1e-6, rows=True, rstd=True, config=CONFIG)) == 4
+
+
 def test_strided_rows_and_a_clamp_for_gradients() -> None:
     wide = torch.randn(4, 640)
     x = wide[:, 128:384]
