@@ -16,7 +16,6 @@ T tokens  D width  E experts  K experts per token  F inner width  R rows by expe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from v3bench.kernels import checks
 from v3bench.kernels.fp8_gemm_wgrad import grouped_fp8_wgrad
+from v3bench.kernels.fp8_linear import Quantized, Quantizer, differentiated
 from v3bench.kernels.gated_swiglu import gated_swiglu_backward
 from v3bench.kernels.grouped_fp8_gemm import grouped_fp8_gemm
 from v3bench.kernels.masked_fp8_gemm import masked_fp8_gemm
@@ -36,8 +36,6 @@ from v3bench.kernels.transpose import quantize_columns, transpose_weights
 
 OP = "fp8_experts"
 DTYPES = (torch.bfloat16, torch.float32)
-Quantized = tuple[Tensor, Tensor]  # codes and scales
-Quantizer = Callable[[Tensor], Quantized]
 
 
 @operation
@@ -56,7 +54,7 @@ def fp8_experts(
     not change. A choice outside 0..E-1 adds nothing. Raises ValueError.
     """
     check(x, gates, index, w_gate_up, w_down)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, gates, w_gate_up, w_down)):
+    if differentiated(x, gates, w_gate_up, w_down):
         out: Tensor = Experts.apply(x, gates, index, w_gate_up, w_down, quantize)
         return out
     made = order(index.contiguous(), len(w_down))

@@ -122,6 +122,17 @@ def fp8_linear(x: Tensor, w: Tensor, b: Tensor | None = None, **_: Any) -> Produ
     return Products(flops, flops)
 
 
+def linear_of_codes(codes: Tensor, scales: Tensor, w: Tensor, b: Tensor | None = None, **_: Any) -> Products:
+    """kernels/fp8_linear.py: codes (T, K), w (N, K)."""
+    return fp8_linear(codes, w)
+
+
+def fp8_ffn(x: Tensor, w_gate_up: Tensor, w_down: Tensor, *_: Any, **__: Any) -> Products:
+    """kernels/fp8_ffn.py: x (.., D), w_gate_up (2F, D), w_down (D, F)."""
+    flops = 2 * x.shape[:-1].numel() * (w_gate_up.numel() + w_down.numel())
+    return Products(flops, flops)
+
+
 def fp8_experts(
     x: Tensor, gates: Tensor, index: Tensor, w_gate_up: Tensor, w_down: Tensor, **_: Any
 ) -> Products:  # fmt: skip
@@ -183,7 +194,11 @@ def empty_linear(x: Tensor, w: Tensor, *_: Any, **__: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], w.shape[0])
 
 
-def empty_experts(x: Tensor, *_: Any, **__: Any) -> Tensor:
+def empty_of_codes(codes: Tensor, scales: Tensor, w: Tensor, *_: Any, out_dtype: torch.dtype, **__: Any) -> Tensor:
+    return codes.new_empty(len(codes), len(w), dtype=out_dtype)
+
+
+def empty_like(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -209,7 +224,9 @@ OPERATIONS: dict[str, Operation] = {
     "v3bench.kernels.flash_attention.attention": Operation("attention", attention, empty_attention, 3),
     "v3bench.kernels.paged_mla.mla_decode": Operation("attention", mla_decode, empty_mla, 2),
     "v3bench.kernels.fp8_linear.fp8_linear": Operation("", fp8_linear, empty_linear, 2),
-    "v3bench.kernels.fp8_experts.fp8_experts": Operation("", fp8_experts, empty_experts, 5),
+    "v3bench.kernels.fp8_linear.linear_of_codes": Operation("", linear_of_codes, empty_of_codes, 3),
+    "v3bench.kernels.fp8_ffn.fp8_ffn": Operation("", fp8_ffn, empty_like, 3),
+    "v3bench.kernels.fp8_experts.fp8_experts": Operation("", fp8_experts, empty_like, 5),
     "torch.scaled_dot_product_attention": Operation("attention", fused_attention, empty_attention, 3),
 }
 
