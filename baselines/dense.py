@@ -101,8 +101,8 @@ class Block(nn.Module):
         self.ffn = FFN(D, config.intermediate_size, ops, bias=config.mlp_bias, device=device, dtype=dtype)
 
     def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        h = h + self.attn(self.attn_norm(h), turns, cache, layer)
-        out: Tensor = h + self.ffn(self.ffn_norm(h))
+        h = h + self.attn(h, self.attn_norm, turns, cache, layer)
+        out: Tensor = h + self.ffn(h, norm=self.ffn_norm)
         return out
 
 
@@ -134,11 +134,11 @@ class Attention(nn.Module):
         self.w_o = weight(D, H * d)
         self.b_o = weight(D) if config.attention_bias else None
 
-    def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        """Causal attention over h, and over the cache's tokens before it; ``turns`` (.., S, 1, d/2)."""
+    def forward(self, h: Tensor, norm: RMSNorm, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+        """Causal attention over the normalised h, and over the cache's tokens before it; ``turns`` (.., S, 1, d/2)."""
         H, J, S = self.config.num_attention_heads, self.config.num_key_value_heads, h.shape[1]
-        qkv = self.ops.linear(h, self.w_qkv, self.b_qkv).unflatten(-1, (H + 2 * J, -1))
-        qk, v = qkv.split([H + J, J], dim=2)
+        (qkv,) = norm.linears(h, (self.w_qkv,), (self.b_qkv,))
+        qk, v = qkv.unflatten(-1, (H + 2 * J, -1)).split([H + J, J], dim=2)
         q, k = self.ops.rotate(qk, turns, interleaved=False).split([H, J], dim=2)
         lengths = None
         if cache is not None:

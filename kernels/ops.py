@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from v3bench.kernels import attention, block_quant, experts, linear, mla_decode, norm, rotate, route, swiglu
+from v3bench.kernels import attention, block_quant, experts, ffn, linear, mla_decode, norm, norm_linear, rotate, route
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,11 @@ class Ops:
     name: str
     linear: Callable[..., Tensor]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    norm_linear: Callable[..., tuple[Tensor, ...]]
     rotate: Callable[..., Tensor]
     attention: Callable[..., Tensor]
     mla_decode: Callable[..., Tensor]
-    swiglu: Callable[[Tensor], Tensor]
+    ffn: Callable[..., Tensor]
     experts: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     route: Callable[[Tensor, Tensor | None, route.Plan], route.Routing]
     dequantize: Callable[..., Tensor]
@@ -29,10 +30,11 @@ TORCH = Ops(
     "torch",
     linear=linear.linear,
     rms_norm=norm.rms_norm,
+    norm_linear=norm_linear.norm_linear,
     rotate=rotate.rotate,
     attention=attention.attention,
     mla_decode=mla_decode.mla_decode,
-    swiglu=swiglu.swiglu,
+    ffn=ffn.ffn,
     experts=experts.experts,
     route=route.route,
     dequantize=block_quant.dequantize,
@@ -42,10 +44,11 @@ REFERENCE = Ops(
     "reference",
     linear=linear.reference,
     rms_norm=norm.reference,
+    norm_linear=norm_linear.reference,
     rotate=rotate.reference,
     attention=attention.reference,
     mla_decode=mla_decode.reference,
-    swiglu=swiglu.reference,
+    ffn=ffn.reference,
     experts=experts.reference,
     route=route.reference,
     dequantize=block_quant.reference,

@@ -1,7 +1,8 @@
 """The operations of a decoder on Triton's kernels, as values for a model: Model(config, ops=TRITON).
 
     TRITON    BF16 products by torch's own GEMMs, everything else by this project's kernels
-    fp8()     the layers' and the experts' products in FP8 too (V3 report, section 3.3); each set has its own weights
+    fp8()     the layers' and the experts' products in FP8 too (V3 report, section 3.3), norms and SwiGLU quantised in
+              the pass that makes them; each set has its own weights
 
 No launcher falls back to torch's forms: what a kernel does not take is an error that says so. The experts of TRITON are
 for BF16, where torch has a grouped GEMM; in another dtype they are a loop that waits for the GPU.
@@ -14,10 +15,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from v3bench.kernels import experts, flash_attention, linear
+from v3bench.kernels import experts, ffn, flash_attention, linear, norm_linear
 from v3bench.kernels.dequantize import dequantize_blocks
 from v3bench.kernels.fp8_experts import fp8_experts
+from v3bench.kernels.fp8_ffn import fp8_ffn
 from v3bench.kernels.fp8_linear import WeightCache, fp8_linear
+from v3bench.kernels.fp8_norm_linear import fp8_norm_linear
 from v3bench.kernels.gqa_decode import gqa_decode
 from v3bench.kernels.norm_fused import rms_norm
 from v3bench.kernels.operation import operation
@@ -53,10 +56,11 @@ TRITON = Ops(
     "triton",
     linear=linear.linear,
     rms_norm=rms_norm,
+    norm_linear=partial(norm_linear.composed, rms_norm=rms_norm, product=linear.linear),
     rotate=rotate,
     attention=attention,
     mla_decode=mla_decode,
-    swiglu=swiglu,
+    ffn=partial(ffn.composed, rms_norm=rms_norm, product=linear.linear, activation=swiglu),
     experts=partial(experts.grouped, activation=swiglu),
     route=route,
     dequantize=dequantize_blocks,
@@ -70,5 +74,7 @@ def fp8() -> Ops:
         TRITON,
         name="triton-fp8",
         linear=partial(fp8_linear, quantize=weights),
+        norm_linear=partial(fp8_norm_linear, quantize=weights),
+        ffn=partial(fp8_ffn, quantize=weights),
         experts=partial(fp8_experts, quantize=weights),
     )

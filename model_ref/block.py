@@ -44,6 +44,6 @@ class Block(nn.Module):
         layer: int = 0,
         routings: list[Routing] | None = None,
     ) -> Tensor:
-        h = h + self.attn(self.attn_norm(h), turns, cache, layer)
-        out: Tensor = h + self.ffn(self.ffn_norm(h), routings)
+        h = h + self.attn(h, self.attn_norm, turns, cache, layer)
+        out: Tensor = h + self.ffn(h, routings, self.ffn_norm)
         return out

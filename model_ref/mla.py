@@ -22,7 +22,7 @@ LATENT_EPS = 1e-6  # the released code's, for q_norm and kv_norm, whatever rms_n
 
 
 class MLA(nn.Module):
-    """h (B, S, D) -> u (B, S, D)."""
+    """h (B, S, D), and the norm before -> u (B, S, D): only projections read the paper's h_t, the normalised h."""
 
     def __init__(
         self,
@@ -56,10 +56,12 @@ class MLA(nn.Module):
         self.b_o = weight(D) if biased else None
         self.scale = (N + R) ** -0.5 * softmax_factor(config.rope_scaling)
 
-    def forward(self, h: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(self, h: Tensor, norm: RMSNorm, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
         """Causal attention over h and the cache's tokens before it; ``turns`` of h's positions, (.., S, 1, R/2)."""
-        q_c, q_r = self.queries(h, turns)
-        c_kv, k_r = self.latents(h, turns)
+        w_q = self.w_q if self.config.q_lora_rank is None else self.w_dq
+        q, kv = norm.linears(h, (w_q, self.w_dkv), (self.b_dq, self.b_dkv))  # eq. 6; 1, 3
+        q_c, q_r = self.queries(q, turns)
+        c_kv, k_r = self.latents(kv, turns)
         if cache is None:
             return self.output(self.expanded(q_c, q_r, c_kv, k_r))
         latents = cache.append(layer, c_kv, k_r)  # (B, L, C+R)
@@ -71,25 +73,20 @@ class MLA(nn.Module):
         c_kv, k_r = latents.split([self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1)
         return self.output(self.expanded(q_c, q_r, c_kv, k_r, lengths))
 
-    def queries(self, h: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """h (B, S, D) -> q_c (B, S, H, N), q_r (B, S, H, R)."""
+    def queries(self, q: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """W_DQ h (B, S, Q), or q (B, S, H(N+R)) without W_DQ -> q_c (B, S, H, N), q_r (B, S, H, R)."""
         config = self.config
-        if config.q_lora_rank is None:
-            q = self.ops.linear(h, self.w_q)
-        else:
-            c_q = self.q_norm(self.ops.linear(h, self.w_dq, self.b_dq))  # (B, S, Q)  eq. 6
-            q = self.ops.linear(c_q, self.w_uq)  # (B, S, H(N+R))  eq. 7, 8
-        q = q.view(*h.shape[:2], config.num_attention_heads, -1)  # (B, S, H, N+R)
+        if config.q_lora_rank is not None:
+            (q,) = self.q_norm.linears(q, (self.w_uq,))  # (B, S, H(N+R))  eq. 7, 8
+        q = q.view(*q.shape[:2], config.num_attention_heads, -1)  # (B, S, H, N+R)
         q_c, q_r = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
         return q_c, self.ops.rotate(q_r, turns)
 
-    def latents(self, h: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """h (B, S, D) -> c_kv (B, S, C), k_r (B, S, R): what is cached."""
-        c_kv, k_r = self.ops.linear(h, self.w_dkv, self.b_dkv).split(
-            [self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1
-        )
+    def latents(self, kv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """W_DKV h and W_KR h side by side (B, S, C+R) -> c_kv (B, S, C), k_r (B, S, R): what is cached."""
+        c_kv, k_r = kv.split([self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1)
         k_r = self.ops.rotate(k_r.unsqueeze(2), turns).squeeze(2)  # (B, S, R)  eq. 3
-        return self.kv_norm(c_kv), k_r  # (B, S, C)  eq. 1
+        return self.kv_norm(c_kv), k_r  # (B, S, C)
 
     def expanded(self, q_c: Tensor, q_r: Tensor, c_kv: Tensor, k_r: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As printed: c_kv (B, L, C), k_r (B, L, R) -> per-head outputs (B, S, H, V)."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from v3bench.kernels.ops import Ops
 from v3bench.kernels.route import Plan, Routing
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.norm import RMSNorm
 
 
 class MoE(nn.Module):
@@ -26,8 +27,9 @@ class MoE(nn.Module):
         shared = config.n_shared_experts * F_  # several shared experts are one wider network
         self.shared = FFN(D, shared, ops, device=device, dtype=dtype) if shared else None
 
-    def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        """``routings``, if given, collects what this layer decided."""
+    def forward(self, x: Tensor, routings: list[Routing] | None = None, norm: RMSNorm | None = None) -> Tensor:
+        """``routings``, if given, collects what this layer decided; ``norm``, if given, comes before."""
+        x = x if norm is None else norm(x)  # once for the gate, which reads it as it is, and for every expert
         tokens = x.flatten(0, -2)  # (T, D)
         routing = self.gate(tokens)
         if routings is not None:
@@ -120,12 +122,14 @@ class FFN(nn.Module):
         self.w_down = weight(dim, inner)
         self.b_gate_up = weight(2 * inner) if bias else None
         self.b_down = weight(dim) if bias else None
-        self.linear, self.swiglu = ops.linear, ops.swiglu
+        self.ffn = ops.ffn
 
-    def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        """A dense network routes nothing: ``routings`` is there so that a block need not ask which one it has."""
-        inner = self.swiglu(self.linear(x, self.w_gate_up, self.b_gate_up))
-        return self.linear(inner, self.w_down, self.b_down)
+    def forward(self, x: Tensor, routings: list[Routing] | None = None, norm: RMSNorm | None = None) -> Tensor:
+        """``norm``, if given, comes before. A dense network routes nothing: ``routings`` is there so that a block need
+        not ask which one it has.
+        """
+        before = None if norm is None else (norm.weight, norm.eps)
+        return self.ffn(x, self.w_gate_up, self.w_down, self.b_gate_up, self.b_down, before)
 
 
 def expert_loads(index: Tensor, n_experts: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from v3bench.kernels.ops import REFERENCE, TORCH, Ops
 from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.mla import MLA
+from v3bench.model_ref.norm import RMSNorm
 from v3bench.model_ref.rope import Rope
 
 from .tiny import config
@@ -24,6 +25,13 @@ def mla_of(q_lora_rank: int | None, attention_bias: bool, ops: Ops = TORCH) -> M
     return mla
 
 
+def norm_of(mla: MLA) -> RMSNorm:
+    norm = RMSNorm(48, 1e-6, mla.ops, dtype=torch.float64)
+    with torch.no_grad():
+        norm.weight.normal_(1.0, 0.3, generator=torch.Generator().manual_seed(0))
+    return norm
+
+
 def turns_of(mla: MLA, start: int, count: int) -> torch.Tensor:
     return Rope(mla.config, mla.config.qk_rope_head_dim).run(start, count, mla.w_o)[:, None]
 
@@ -33,8 +41,8 @@ def turns_of(mla: MLA, start: int, count: int) -> torch.Tensor:
 def test_absorbed_equals_expanded(q_lora_rank: int | None, bias: bool, ops: Ops) -> None:
     mla = mla_of(q_lora_rank, bias, ops)
     h, turns = torch.randn(2, 7, 48, dtype=torch.float64), turns_of(mla, 0, 7)
-    q_c, q_r = mla.queries(h, turns)
-    c_kv, k_r = mla.latents(h, turns)
+    q, kv = norm_of(mla).linears(h, (mla.w_q if q_lora_rank is None else mla.w_dq, mla.w_dkv), (mla.b_dq, mla.b_dkv))
+    (q_c, q_r), (c_kv, k_r) = mla.queries(q, turns), mla.latents(kv, turns)
     expanded = mla.expanded(q_c, q_r, c_kv, k_r)
     assert expanded.abs().mean() > 0.1
     torch.testing.assert_close(mla.absorbed(q_c, q_r, torch.cat((c_kv, k_r), -1)), expanded)
@@ -49,7 +57,7 @@ def test_equals_the_equations_one_head_and_token_at_a_time(q_lora_rank: int | No
     c = mla.config
     H, N, R, V, C = c.num_attention_heads, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim, c.kv_lora_rank
     S = 5
-    h = torch.randn(S, 48, dtype=torch.float64)
+    before, norm = torch.randn(S, 48, dtype=torch.float64), norm_of(mla)
 
     def rms(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return x / (x.square().mean() + 1e-6).sqrt() * w
@@ -62,6 +70,7 @@ def test_equals_the_equations_one_head_and_token_at_a_time(q_lora_rank: int | No
             out[2 * i + 1] = x[2 * i + 1] * angle.cos() + x[2 * i] * angle.sin()
         return out
 
+    h = [rms(row, norm.weight) for row in before]
     zero = torch.zeros((), dtype=torch.float64)
     keys, values, queries = [], [], []
     for t in range(S):
@@ -82,7 +91,7 @@ def test_equals_the_equations_one_head_and_token_at_a_time(q_lora_rank: int | No
             scores = torch.stack([queries[t][i] @ keys[j][i] for j in range(t + 1)]) / (N + R) ** 0.5
             heads.append(sum(p * values[j][i] for j, p in enumerate(scores.softmax(0))))
         outputs.append(mla.w_o @ torch.cat(heads) + (zero if mla.b_o is None else mla.b_o))
-    torch.testing.assert_close(mla(h[None], turns_of(mla, 0, S))[0], torch.stack(outputs))
+    torch.testing.assert_close(mla(before[None], norm, turns_of(mla, 0, S))[0], torch.stack(outputs))
 
 
 @pytest.mark.parametrize("chunks", [[9], [1] * 9, [4, 5], [3, 1, 2, 3], [2, 7]])
@@ -90,11 +99,11 @@ def test_equals_the_equations_one_head_and_token_at_a_time(q_lora_rank: int | No
 def test_chunks_over_a_cache_equal_the_whole(chunks: list[int], wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     mla = mla_of(24, True)
     monkeypatch.setattr(mla, "absorbing_is_cheaper", lambda S: not wide)
-    h = torch.randn(2, 9, 48, dtype=torch.float64)
-    want = mla(h, turns_of(mla, 0, 9))
+    h, norm = torch.randn(2, 9, 48, dtype=torch.float64), norm_of(mla)
+    want = mla(h, norm, turns_of(mla, 0, 9))
     cache, start = Cache(1, 2, 9, (28,), dtype=torch.float64), 0
     for n in chunks:
-        got = mla(h[:, start : start + n], turns_of(mla, start, n), cache)
+        got = mla(h[:, start : start + n], norm, turns_of(mla, start, n), cache)
         torch.testing.assert_close(got, want[:, start : start + n])
         cache.advance(n)
         start += n

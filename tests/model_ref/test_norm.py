@@ -20,6 +20,18 @@ def test_module_applies_its_weight_and_eps() -> None:
 
 
 def test_module_uses_the_operation_it_is_given() -> None:
-    ops = replace(TORCH, rms_norm=lambda x, weight, eps: x * 0 + eps)
+    ops = replace(TORCH, rms_norm=lambda x, weight, eps: x * 0 + eps, norm_linear=lambda *given: given)
     module = RMSNorm(6, 0.25, ops)
-    assert torch.equal(module(torch.ones(2, 6)), torch.full((2, 6), 0.25))
+    x, weights, biases = torch.ones(2, 6), [torch.ones(3, 6)], [torch.ones(3)]
+    assert torch.equal(module(x), torch.full((2, 6), 0.25))
+    assert module.linears(x, weights, biases) == (x, module.weight, 0.25, weights, biases)
+
+
+def test_linears_are_those_of_the_normalised_rows() -> None:
+    module = RMSNorm(6, 0.5, TORCH, dtype=torch.float64)
+    with torch.no_grad():
+        module.weight.copy_(torch.randn(6))
+    x, w, v, b = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 4, 6), (3, 6), (5, 6), (5,)))
+    first, second = module.linears(x, (w, v), (None, b))
+    torch.testing.assert_close(first, module(x) @ w.T)
+    torch.testing.assert_close(second, module(x) @ v.T + b)

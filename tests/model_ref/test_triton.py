@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -14,7 +15,20 @@ import pytest
 import torch
 from v3bench.baselines.config import DenseConfig
 from v3bench.baselines.dense import Dense
-from v3bench.kernels import experts, fp8_linear, tables, triton_ops
+from v3bench.kernels import (
+    experts,
+    ffn,
+    fp8_linear,
+    norm,
+    norm_fused,
+    norm_linear,
+    norm_quantize,
+    swiglu,
+    swiglu_fused,
+    swiglu_quantize,
+    tables,
+    triton_ops,
+)
 from v3bench.kernels import ops as op_sets
 from v3bench.kernels.ops import TORCH, Ops
 from v3bench.model_ref.model import Model
@@ -116,9 +130,16 @@ def emulated(x: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor) -> torch.T
     return torch.cat([*parts, x.new_zeros(len(x) - ends[-1], w.shape[1])])
 
 
+# One operation after the other, whatever a kernel makes in one pass.
+PARTS: dict[str, Any] = {"rms_norm": norm.rms_norm, "product": fp8_linear.reference}
 EMULATED = replace(
-    TORCH, name="emulated", linear=fp8_linear.reference, experts=partial(experts.grouped, gemm=emulated)
-)  # fmt: skip
+    TORCH,
+    name="emulated",
+    linear=fp8_linear.reference,
+    norm_linear=partial(norm_linear.composed, **PARTS),
+    ffn=partial(ffn.composed, **PARTS, activation=swiglu.swiglu),
+    experts=partial(experts.grouped, gemm=emulated),
+)
 # Where a float32 sum ends just on the other side, a code moves by a sixteenth: one in a row of 64 is 1/16/8 of the row.
 ONE_CODE = 1e-2
 
@@ -161,17 +182,22 @@ def test_changed_weights_are_quantised_anew() -> None:
 
 @pytest.fixture
 def nothing_plain(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Every definition, and every operation of the other sets, raises when it is called."""
+    """Every definition, and every operation of the other sets and of their parts, raises when it is called."""
     names = set()
     kept = {id(function) for function in (triton_ops.linear.linear, triton_ops.experts.grouped)}
-    plain = {id(value) for one in (TORCH, op_sets.REFERENCE) for value in vars(one).values()} - kept
-    for path in sorted(KERNELS.glob("*.py")):
-        module = import_module(f"v3bench.kernels.{path.stem}")
-        for name, value in vars(module).items():
-            if inspect.isfunction(value) and (name.startswith("reference") or id(value) in plain):
-                monkeypatch.setattr(module, name, forbidden(f"{path.stem}.{name}"))
-                names.add(f"{path.stem}.{name}")
+    plain = {id(value) for one in (TORCH, op_sets.REFERENCE) for value in (*vars(one).values(), swiglu.swiglu)} - kept
+    for module, name, value in functions():
+        if name.startswith("reference") or id(value) in plain:
+            short = f"{module.__name__.rpartition('.')[2]}.{name}"
+            monkeypatch.setattr(module, name, forbidden(short))
+            names.add(short)
     return names
+
+
+def functions() -> list[tuple[Any, str, Any]]:
+    """(module, name, function) of every function that a kernels' module knows by a name of its own."""
+    modules = [import_module(f"v3bench.kernels.{path.stem}") for path in sorted(KERNELS.glob("*.py"))]
+    return [(m, name, value) for m in modules for name, value in vars(m).items() if inspect.isfunction(value)]
 
 
 def forbidden(name: str) -> Any:
@@ -184,6 +210,7 @@ def forbidden(name: str) -> Any:
 @pytest.mark.parametrize("fp8", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_kernel_falls_back_to_a_definition(nothing_plain: set[str], fp8: bool) -> None:
     assert {"attention.reference", "mla_decode.mla_decode", "quantize.reference_tiles", "route.route"} <= nothing_plain
+    assert {"ffn.ffn", "norm_linear.norm_linear", "norm.rms_norm", "swiglu.swiglu"} <= nothing_plain
     torch.manual_seed(1)
     model = Model(config(**EVEN), ops=triton_ops.fp8() if fp8 else triton_ops.TRITON, dtype=torch.float32)
     dense = Dense(DenseConfig.from_dict(DENSE), ops=model.ops, dtype=torch.float32)
@@ -191,3 +218,51 @@ def test_no_kernel_falls_back_to_a_definition(nothing_plain: set[str], fp8: bool
         one.loss(tokens(1, 6)).total.backward()
         _, cache = one.prefill(tokens(1, 6))
         one.decode(tokens(1, 1), cache)
+
+
+COUNTED = (norm_quantize.rms_norm_quantize, swiglu_quantize.swiglu_quantize, norm_fused.rms_norm, swiglu_fused.swiglu)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each of COUNTED was called, from wherever."""
+    made: Counter[str] = Counter()
+
+    def counting(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made[function.__name__] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for module, name, value in functions():
+        if value in COUNTED:
+            monkeypatch.setattr(module, name, counting(value))
+    return made
+
+
+# A dense layer: attention's norm, q_norm, the network's norm and its SwiGLU. A sparse one: attention's norm, q_norm,
+# the shared and the routed experts' SwiGLU. Values come out of both kv_norms, the norm before the gate, and the last.
+SPARSE_CALLS = {"rms_norm_quantize": 3 + 2, "swiglu_quantize": 1 + 2, "rms_norm": 2 + 1 + 1}
+DENSE_CALLS = {"rms_norm_quantize": 2 * 2, "swiglu_quantize": 2, "rms_norm": 1}
+
+
+@pytest.mark.parametrize(
+    ("dense", "training", "want"),
+    [
+        (False, False, SPARSE_CALLS),
+        pytest.param(False, True, SPARSE_CALLS, marks=pytest.mark.slow),
+        (True, False, DENSE_CALLS),
+        (True, True, DENSE_CALLS),
+    ],
+)
+def test_fp8_quantises_in_the_pass_that_makes_the_values(
+    calls: Counter[str], dense: bool, training: bool, want: dict[str, int]
+) -> None:
+    # A set holds its operations by value; what they call is looked up when they are called, and so counted already.
+    _, model = pair(replace(triton_ops.fp8(), rms_norm=norm_fused.rms_norm), dense)
+    with torch.set_grad_enabled(training):
+        logits = model(tokens(1, 3))
+        if training:
+            logits.sum().backward()
+    assert calls == want
