@@ -1,0 +1,62 @@
+"""A training run on disk: tensors only, written whole or not at all: a kill at any moment leaves the last one."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from v3bench.model_ref.errors import BadInput
+from v3bench.suite.train.corpus import Corpus, load
+from v3bench.suite.train.plan import Plan
+from v3bench.suite.train.trainer import Outcome, Trainer
+
+
+def train(plan: Plan, *, path: Path | None = None, every: int = 0, corpus: Corpus | None = None) -> Outcome:
+    """Run a plan to its end; with ``path``, save every so many steps and go on from what is saved there.
+
+    Raises BadInput where the file is of another plan or corpus, and where the corpus is too short.
+    """
+    trainer = Trainer(plan, corpus or load(plan.corpus))
+    if path is not None and path.exists():
+        resume(trainer, path)
+    while trainer.done < plan.steps:
+        trainer.step()
+        due = bool(every) and trainer.done % every == 0
+        if due and not trainer.finite():
+            break
+        if due and path is not None:
+            write(trainer, path)
+    return trainer.outcome()
+
+
+def write(trainer: Trainer, path: Path) -> None:
+    """Save the run. Raises OSError."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.state().items()}
+    data = save(tensors, metadata={"plan": trainer.plan.as_json(), "corpus": trainer.corpus.sha256})
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def resume(trainer: Trainer, path: Path) -> None:
+    """Go on from what is saved. Raises BadInput."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            for name, now in (("plan", trainer.plan.as_json()), ("corpus", trainer.corpus.sha256)):
+                if told.get(name) != now:
+                    raise BadInput(f"is of another {name}", where=str(path), right="another file, or none")
+            trainer.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+        raise BadInput(f"cannot be read ({error})", where=str(path), right="a saved run, or no file") from error

@@ -1,0 +1,102 @@
+"""What one training run is, as a value: model, arithmetic, data, seeds. Equal plans on equal corpora are equal runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from v3bench.kernels.ops import TORCH, Ops
+from v3bench.model_ref import precision
+from v3bench.model_ref.errors import BadInput
+from v3bench.suite import models
+from v3bench.suite.models import AnyConfig
+
+FP32 = "fp32"
+POSITIVE = ("steps", "batch", "length", "rate", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run. Its budget is ``steps``, never time, so that machines of any speed make the same run.
+
+    ``model`` is a preset or a config.json with ``change`` put into it. ``recipe`` is "fp32", or a name of
+    precision.RECIPES: those train BF16 weights over FP32 master weights. Runs with the same ``init`` begin from the
+    same master weights, with the same ``order`` they see the same data, whatever their recipe. Optimiser as in V3
+    (report, section 4.2), the learning rate ``rate`` after a linear warm-up, falling by a cosine to ``last`` of it.
+    """
+
+    model: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = FP32
+    corpus: str = "stdlib"
+    steps: int
+    batch: int
+    length: int
+    init: int = 0
+    order: int = 0
+    rate: float = 1e-3
+    warmup: int = 0
+    last: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    decay: float = 0.1
+    clip: float = 1.0
+    bias_speed: float = 1e-3
+    balance_weight: float = 1e-4
+    mtp_weight: float = 0.3
+    mtp: bool = False
+    device: str = "cpu"
+    held_out: int = 0  # tokens that the loss is measured on when training has ended; 0: none
+
+    def __post_init__(self) -> None:
+        if self.recipe != FP32 and self.recipe not in precision.RECIPES:
+            right = ", ".join((FP32, *precision.RECIPES))
+            raise BadInput(f"unknown recipe {self.recipe!r}", where="plan", right=f"one of {right}")
+        for name in POSITIVE:
+            if getattr(self, name) <= 0:
+                raise BadInput(f"{name} is {getattr(self, name)}", where="plan", right="more than 0")
+
+    @property
+    def config(self) -> AnyConfig:
+        """The model's config. Raises BadInput."""
+        return models.load(self.model, dict(self.change))[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights that are multiplied."""
+        return torch.float32 if self.recipe == FP32 else torch.bfloat16
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are predicted in all."""
+        return self.steps * self.batch * self.length
+
+    def ops(self) -> Ops:
+        """The implementations. On a GPU FP8 is this project's kernels and BF16 torch's own; all else is emulated."""
+        if self.recipe == FP32 or (self.device == "cuda" and self.recipe == precision.BF16.name):
+            return TORCH
+        if self.device == "cuda" and self.recipe == precision.FP8.name:
+            from v3bench.kernels import triton_ops
+
+            return triton_ops.fp8()
+        return precision.ops(precision.RECIPES[self.recipe])
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of the step, counted from 0."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        share = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return self.rate * (self.last + (1 - self.last) * (1 + math.cos(math.pi * share)) / 2)
+
+    def as_json(self) -> str:
+        """The plan as text; equal plans have equal texts."""
+        return json.dumps(asdict(self) | {"change": dict(self.change)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The plan that ``as_json`` wrote."""
+        raw = json.loads(text)
+        return cls(**raw | {"betas": tuple(raw["betas"])})
