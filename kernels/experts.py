@@ -60,6 +60,9 @@ def grouped(
 ) -> Tensor:
     """Any number of tokens; ``gemm`` and ``activation`` are operations of a set (ops.py)."""
     (T, K), E = index.shape, len(w_down)
+    if not w_gate_up.numel() or not w_down.numel():
+        shapes = f"w_gate_up {tuple(w_gate_up.shape)} and w_down {tuple(w_down.shape)}"
+        raise ValueError(f"experts: weights are {shapes}, expected at least one expert, and no width of 0")
     ordered, pairs = index.flatten().sort(stable=True)  # (TK): the (token, choice) pair in each sorted row
     offsets = torch.searchsorted(ordered, torch.arange(E, device=x.device), right=True, out_int32=True)
     tokens, rows = pairs // K, pairs.argsort().view(T, K)  # the token in each row, the rows of each token

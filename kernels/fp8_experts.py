@@ -139,3 +139,5 @@ def check(x: Tensor, gates: Tensor, index: Tensor, w_gate_up: Tensor, w_down: Te
     checks.device(OP, checks.HOPPER, x, gates, index, w_gate_up, w_down)
     if D % 16 or F % 16:
         raise ValueError(f"{OP}: w_down has matrices of {D} x {F}, expected multiples of 16 on both sides")
+    if not E or not D:
+        raise ValueError(f"{OP}: w_down has shape {tuple(w_down.shape)}, expected at least one expert and output")

@@ -163,7 +163,7 @@ def differentiated(*tensors: Tensor | None) -> bool:
 
 def flat(x: Tensor) -> Tensor:
     """x (..., K) -> (T, K), dense along its rows: the gradient of a sum, for one, is an expanded scalar."""
-    rows = x.detach().reshape(-1, x.shape[-1])
+    rows = x.detach().reshape(x.shape[:-1].numel(), x.shape[-1])
     return rows if rows.stride(-1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
 

@@ -79,9 +79,9 @@ def grouped_fp8_gemm(
     checks.tensor(op, "x", x, FP8, (None, None))
     (T, K), E = x.shape, check(op, x, x_scales, w, w_scales, "offsets", offsets, out_dtype)
     out = torch.empty(T, w.shape[1], dtype=out_dtype, device=x.device)
-    if x.is_meta or not out.numel() or not E:
+    if x.is_meta or not out.numel():
         return out
-    if not K:
+    if not E or not K:
         return out.zero_()
     config = config or tables.choose(op, x.device, E=E, R=cdiv(T, E), N=w.shape[1], K=K)
     run(launches(x, x_scales, w, w_scales, offsets, out, config=config))

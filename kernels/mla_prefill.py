@@ -184,7 +184,7 @@ def forward(
     (B, S, H, _), width = q.shape, v.shape[-1]
     out = torch.empty(B, S, H, width, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, H, S, dtype=torch.float32, device=q.device)
-    if not q.is_meta:
+    if not q.is_meta and out.numel():
         run(launches(q, k, v, out, lse, scale=scale, mask=mask, config=config))
     return out, lse
 
@@ -209,7 +209,7 @@ def check(op: str, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Mask) ->
     L, J = k.shape[1:3]
     checks.tensor(op, "v", v, q.dtype, (B, L, J, None), aligned=False)
     checks.device(op, NEEDS, q, k, v, *([] if mask.lengths is None else [mask.lengths]))
-    if q.numel() and not v.numel():
+    if B * S * H and not v.numel():
         raise ValueError(f"{op}: v has shape {tuple(v.shape)}; a query needs at least one key")
     if J and H % J:
         raise ValueError(f"{op}: q has {H} heads and k {J}; the heads of k must divide those of q")

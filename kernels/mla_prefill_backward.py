@@ -132,6 +132,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Checked arguments -> dq, dk, dv, contiguous."""
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    if not lse.numel():  # no queries
+        return dq, dk.zero_(), dv.zero_()
     if not q.is_meta:
         d_out = d_out if bulk(d_out) else d_out.contiguous()  # a gradient of a sum repeats one element
         rows = working(lse)

@@ -57,6 +57,8 @@ class Order:
         (T, _), N, R = self.rows.shape, self.rows.numel(), len(self.tokens)
         if len(self.pairs) != R or R < N:
             raise ValueError(f"order: pairs has {len(self.pairs)} rows and tokens {R}, expected {N} or more of both")
+        if R > MOST_CHOICES:
+            raise ValueError(f"order: tokens has {R} rows, expected at most {MOST_CHOICES}")
         if self.rows.device.type != "cpu":
             return
         ranges = {"offsets": (0, R), "rows": (-1, R - 1), "pairs": (-1, N - 1), "tokens": (-1, T - 1)}

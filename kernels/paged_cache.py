@@ -49,9 +49,9 @@ def quantized(c: Tensor, r: Tensor) -> Tensor:
 def gathered(pages: Tensor, block_table: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """pages (P, 64, *entry), block_table (B, columns) -> (B, columns * 64, *entry), FP8 tokens dequantised."""
     there = block_table.clamp(0, max(pages.shape[0] - 1, 0)).long()  # entries past a row's length may be anything
-    tokens = pages[there].flatten(1, 2)
+    tokens = (pages if len(pages) else pages.new_zeros(1, *pages.shape[1:]))[there].flatten(1, 2)
     if pages.dtype == torch.uint8:
-        return dequantized(tokens.flatten(0, 1), dtype or torch.bfloat16).view(*tokens.shape[:2], -1)
+        return dequantized(tokens.flatten(0, 1), dtype or torch.bfloat16).view(*tokens.shape[:2], LATENT + ROPE)
     return tokens if dtype is None else tokens.to(dtype)
 
 
@@ -161,6 +161,8 @@ def append(
     if counts is not None:
         checks.tensor(op, "counts", counts, torch.int32, (B,), aligned=False)
     checks.device(op, NEEDS, *given)
+    if R and not C:
+        raise ValueError(f"{op}: c has shape {tuple(c.shape)}, expected at least one channel before those of r")
     if not pages.is_meta and C:
         run(launches_append(pages, c, r, block_table, lengths, counts))
 

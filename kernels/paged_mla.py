@@ -192,6 +192,8 @@ def paged_mla(
     checks.tensor(op, "block_table", block_table, torch.int32, (q.shape[0], None), aligned=False)
     checks.tensor(op, "lengths", lengths, torch.int32, (q.shape[0],), aligned=False)
     checks.device(op, NEEDS, q, pages, block_table, lengths)
+    if q.numel() and block_table.numel() and not len(pages):
+        raise ValueError(f"{op}: pages has shape {tuple(pages.shape)}, expected at least one page")
     check_inference(op, q, pages)
     return attend(q, pages, block_table, lengths, C=value_dim, scale=scale, config=config)
 

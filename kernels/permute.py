@@ -72,7 +72,7 @@ def kernel_permute(  # type: ignore[no-untyped-def]
             row = tl.load(rows_ptr + token * K + k)
             places += (tl.where(row < R, row, -1),)  # type: ignore[assignment]
         for k in tl.static_range(K):
-            row = places[k]  # type: ignore[var-annotated]
+            row = places[k]
             tl.store(out_ptr + row.to(tl.int64) * out_row + columns, x, mask=(columns < D) & (row >= 0))
     else:
         first = (program + fills) * FILL

@@ -32,6 +32,6 @@ def rotate(x: Tensor, turns: Tensor, *, interleaved: bool = True) -> Tensor:
         return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
     if any(step % 2 for step in (*wide.stride()[:-1], wide.storage_offset())):
         wide = wide.contiguous()  # pairs can be read as complex numbers only where they start at even places
-    pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
     turned = torch.view_as_real(pairs * turns).view(x.shape)
     return turned if wide is x else turned.to(x.dtype)

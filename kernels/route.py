@@ -83,7 +83,7 @@ def route(logits: Tensor, bias: Tensor | None, plan: Plan) -> Routing:
 
 def close_groups(choice: Tensor, plan: Plan) -> Tensor:
     """choice (T, E) with the experts of all but the topk_group best groups at -inf."""
-    groups = choice.view(len(choice), plan.n_group, -1)  # (T, G, E/G)
+    groups = choice.view(len(choice), plan.n_group, choice.shape[1] // plan.n_group)  # (T, G, E/G)
     worth = groups.amax(-1) if plan.method == "group_limited_greedy" else groups.topk(2, dim=-1).values.sum(-1)
     closed = worth.topk(plan.n_group - plan.topk_group, dim=-1, largest=False, sorted=False).indices
     closed = closed.unsqueeze(-1).expand(-1, -1, groups.shape[-1])

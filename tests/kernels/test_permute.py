@@ -196,6 +196,12 @@ def test_an_order_built_by_hand_is_checked_as_it_is_built(part: str, value: obje
         Order(**{**vars(ORDERED), part: value})
 
 
+def test_an_order_of_more_rows_than_int32_can_place_is_refused() -> None:
+    rows = torch.empty(2**28 + 8, dtype=torch.int32, device="meta")
+    with pytest.raises(ValueError, match="order: tokens has 268435464 rows, expected at most 268435456"):
+        Order(offsets=rows[:4], rows=rows[:8].view(4, 2), pairs=rows, tokens=rows)
+
+
 @pytest.mark.parametrize("row", [8, 2**31 - 1, -2, -(2**31)])
 def test_kernels_do_not_follow_what_a_gpu_alone_knows_to_be_out_of_range(row: int) -> None:
     """The numbers change once the order is built, as if they had lain on a GPU, where building it reads none."""
