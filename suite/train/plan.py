@@ -30,7 +30,7 @@ class Plan:
     """
 
     model: str
-    change: Mapping[str, Any] = field(default_factory=dict)
+    change: Mapping[str, Any] = field(default_factory=dict, hash=False)
     recipe: str = FP32
     corpus: str = "stdlib"
     steps: int
