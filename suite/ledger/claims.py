@@ -14,6 +14,7 @@ from v3bench.suite.ledger.data import HERE, choose, located, record, tables
 from v3bench.suite.ledger.sources import Source, check
 from v3bench.suite.ledger.units import same_kind, to_si, unit
 from v3bench.suite.meter.measurement import AREAS, Scale
+from v3bench.suite.meter.scale import TENSOR_CORE
 from v3bench.suite.models import presets
 
 FOLDER = HERE / "claims"
@@ -245,7 +246,7 @@ def check_evidence(claim: Claim, evidence: Evidence, folder: Path, where: str) -
             if selector is not None:
                 choose(selector.metric, metrics.load(), "metric", where)
                 if not selector.subject.startswith("kernels."):
-                    choose(selector.subject, {*presets(), *FORMATS}, "subject", where)
+                    choose(selector.subject, {*presets(), *FORMATS, TENSOR_CORE}, "subject", where)
         units = [metrics.load()[s.metric].unit for s in (evidence.pick, evidence.over) if s is not None]
         if len(units) == 2 and not same_kind(*units):
             raise BadInput(f"divides {units[0]} by {units[1]}", where=where, right="two metrics of one kind")

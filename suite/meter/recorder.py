@@ -35,17 +35,19 @@ class Recorder:
         samples: Sequence[float],
         *,
         series: str = "",
+        metric: str = "",
         convention: str = "",
         precision: str = "",
         scale: Scale | None = None,
         clock: Clock = "none",
     ) -> None:
-        """Keep one record of the case's metric, in SI units; of another series than the item's when named."""
+        """Keep one record in SI units, of the case's metric and the item's series unless others are named."""
         if clock != "none":
             self.passed()
         record = self.blank(
             series or self.series,
             scale,
+            metric=metric or self.case.metric,
             samples=tuple(samples),
             convention=convention,
             precision=precision,

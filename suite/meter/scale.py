@@ -17,6 +17,7 @@ PUBLISHED = (
     "deepseek-v3", "deepseek-v2", "deepseek-v2-lite",
     "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "qwen2.5-7b", "qwen2.5-72b",
 )  # fmt: skip
+TENSOR_CORE = "fp8-tensor-core"  # of the GPU that runs: what claims about the hardware mean, not a part of it
 # What a slice may have less of than the model it is cut from; every dimension of a layer stays.
 DEPTH = {"num_hidden_layers", "first_k_dense_replace", "num_nextn_predict_layers"}
 
@@ -45,7 +46,12 @@ def of_preset(name: str) -> Scale:
 
 
 def of_case(subject: str, shape: Mapping[str, Any]) -> Scale:
-    """The scale of a case's subject: of a preset by its name, of "kernels.<op>" by the shapes it runs at."""
+    """The scale of a case's subject: of a preset by its name, of "kernels.<op>" by the shapes it runs at.
+
+    What reads the tensor core itself is of full scale: its claims are about the hardware, whatever the shapes.
+    """
+    if subject == TENSOR_CORE:
+        return "full"
     area, _, op = subject.partition(".")
     if area != "kernels" or op not in work.WORK:
         return of_preset(subject)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from v3bench.model_ref.errors import BadInput
+from v3bench.model_ref.precision import RECIPES
 from v3bench.suite import models
+from v3bench.suite.budget.quantisers import QUANTISERS
 from v3bench.suite.laws import work
 from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.data import table
 from v3bench.suite.meter.competition import LEAST_ENERGY
+from v3bench.suite.meter.scale import TENSOR_CORE
 from v3bench.suite.trials import registry
 
 BENCH = Path(__file__).parents[3] / "suite" / "bench"
@@ -38,7 +41,8 @@ def test_every_case_feeds_a_benchmark_and_every_benchmark_has_a_case():
 def test_every_subject_and_metric_exists():
     for case in cases.load().values():
         kernels = {f"kernels.{op}" for op in (*registry.FILES, "ceiling")}
-        assert set(case.subjects) <= models.presets().keys() | {"checkpoint"} | kernels, case.name
+        budget = {*(f"quantiser.{name}" for name in QUANTISERS), *(f"gemm.{name}" for name in RECIPES), TENSOR_CORE}
+        assert set(case.subjects) <= models.presets().keys() | {"checkpoint"} | kernels | budget, case.name
         assert case.metric in table("metrics"), case.name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from v3bench.suite import models
-from v3bench.suite.meter.scale import PUBLISHED, granted, of_case, of_preset
+from v3bench.suite.meter.scale import PUBLISHED, TENSOR_CORE, granted, of_case, of_preset
 
 V3 = models.load("deepseek-v3")[1]
 LLAMA = models.load("llama-3.1-8b")[1]
@@ -48,6 +48,7 @@ def test_fewer_layers_are_a_slice_and_other_shapes_a_proxy(config, scale):
         ("kernels.fp8_gemm", {}, "proxy"),
         ("kernels.ceiling", {"n": 8192}, "proxy"),
         ("deepseek-v3", {"batch": 1}, "full"),
+        (TENSOR_CORE, {"lengths": [128]}, "full"),
     ],
 )
 def test_a_kernels_scale_follows_from_its_shapes(subject, shape, scale):

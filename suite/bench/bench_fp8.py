@@ -1,0 +1,69 @@
+"""FP8 against higher precision, level by level: a quantiser, a product of matrices, sums in few bits."""
+
+from collections import defaultdict
+
+import pytest
+import torch
+from v3bench.model_ref.precision import RECIPES
+from v3bench.suite.budget import accumulation, tensor_core
+from v3bench.suite.budget.distributions import draw
+from v3bench.suite.budget.gemm import oriented, sources
+from v3bench.suite.budget.quantisers import QUANTISERS, Quantised
+
+ROOT_MEAN_SQUARE = "root mean square"
+
+
+@pytest.fixture
+def hopper(device):
+    """What the claims about tensor cores are about."""
+    if torch.cuda.get_device_capability(device)[0] != 9:
+        pytest.skip("needs a CUDA device of compute capability 9.0, Hopper")
+
+
+def test_quantiser(record, case, series):
+    """What one quantiser does to samples of a distribution, one after the other."""
+    shape, name = case.shape, series.split("/")[0].removeprefix("quantiser.")
+    found = [
+        Quantised.of(QUANTISERS[name], draw(shape["distribution"], shape["rows"], shape["columns"], number))
+        for number in range(shape["samples"])
+    ]
+    record([one.error.relative for one in found], convention=ROOT_MEAN_SQUARE, precision=name)
+    for metric, samples in {
+        "signal_to_noise": [one.snr for one in found],
+        "cosine": [one.error.cosine for one in found],
+        "flushed": [one.flushed for one in found],
+        "clipped": [one.clipped for one in found],
+    }.items():
+        record(samples, metric=metric, precision=name)
+
+
+def test_gemm_error(record, case, series):
+    """A product of quantised operands against float64 of the unquantised ones, by what causes the error."""
+    shape, name = case.shape, series.split("/")[0].removeprefix("gemm.")
+    operands, M, N, K = oriented(RECIPES[name], shape["product"]), shape["M"], shape["N"], shape["K"]
+    found = defaultdict(list)
+    for number in range(shape["samples"]):
+        a, b = draw(shape["distribution"], M, K, 2 * number), draw("gaussian", N, K, 2 * number + 1)
+        for source, error in sources(operands, a, b, shape["rows"]).items():
+            found[source].append(error)
+    for source, errors in found.items():
+        record([one.relative for one in errors], convention=f"{ROOT_MEAN_SQUARE}; {source}", precision=name)
+        record([one.worst_row for one in errors], metric="worst_row_error", convention=source, precision=name)
+        record([one.cosine for one in errors], metric="cosine", convention=source, precision=name)
+
+
+def test_accumulation(record, case, series, device, hopper):
+    """On a Hopper GPU: sums of FP8 products against exact ones, over the number of products."""
+    kind, name = case.shape["distribution"], series.split("/")[1]
+    for k in case.shape["lengths"]:
+        error = accumulation.accumulation_error(accumulation.GEMMS[name], k, kind, device)
+        record([error], convention=accumulation.convention(name, kind, k), precision="fp8")
+
+
+def test_tensor_core(record, case, series, device, hopper):
+    """On a Hopper GPU: what its FP8 tensor core does with a sum, read off crafted products."""
+    gemm = accumulation.GEMMS[series.split("/")[1]]
+    bits = tensor_core.fraction_bits(gemm, device)
+    below = "the rest cut off" if tensor_core.truncates(gemm, bits, device) else "the rest rounded"
+    record([bits], convention=below, precision="fp8")
+    record([tensor_core.aligned_products(gemm, device)], metric="aligned_products", precision="fp8")
