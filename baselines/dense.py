@@ -149,7 +149,7 @@ class Attention(nn.Module):
         u = self.ops.attention(
             q, k, v, scale=self.config.head_dim**-0.5, causal=True, window=self.window, lengths=lengths
         )
-        return self.ops.linear(u.flatten(-2), self.w_o, self.b_o)
+        return self.ops.linear(u.flatten(-2), self.w_o, self.b_o, site="w_o")
 
     def in_reach(self, seen: Tensor, S: int, uniform: bool) -> Tensor:
         """Of the cached (B, L, 2J, d) the last tokens, which the S new ones' window reaches."""

@@ -19,7 +19,7 @@ from v3bench.kernels import experts, ffn, flash_attention, linear, norm_linear
 from v3bench.kernels.dequantize import dequantize_blocks
 from v3bench.kernels.fp8_experts import fp8_experts
 from v3bench.kernels.fp8_ffn import fp8_ffn
-from v3bench.kernels.fp8_linear import WeightCache, fp8_linear
+from v3bench.kernels.fp8_linear import Quantizer, WeightCache, fp8_linear
 from v3bench.kernels.fp8_norm_linear import fp8_norm_linear
 from v3bench.kernels.gqa_decode import gqa_decode
 from v3bench.kernels.norm_fused import rms_norm
@@ -67,13 +67,19 @@ TRITON = Ops(
 )
 
 
+def fp8_product(x: Tensor, w: Tensor, b: Tensor | None = None, *, site: str = "", quantize: Quantizer) -> Tensor:
+    """As linear.reference: in FP8, but for what stays out."""
+    y: Tensor = linear.linear(x, w, b) if site in linear.HIGH else fp8_linear(x, w, b, quantize=quantize)
+    return y
+
+
 def fp8() -> Ops:
     """A new set with FP8 products; it keeps the codes of the weights it has seen while they do not change."""
     weights = WeightCache()
     return replace(
         TRITON,
         name="triton-fp8",
-        linear=partial(fp8_linear, quantize=weights),
+        linear=partial(fp8_product, quantize=weights),
         norm_linear=partial(fp8_norm_linear, quantize=weights),
         ffn=partial(fp8_ffn, quantize=weights),
         experts=partial(fp8_experts, quantize=weights),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from v3bench.kernels.ops import Ops
 from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.config import ModelConfig
 from v3bench.model_ref.errors import BadInput
@@ -29,6 +30,7 @@ class Decoder(nn.Module):
     """input_ids (B, S) int64 -> logits (B, S, W). A subclass makes the parts and says how they ``run``."""
 
     config: ModelConfig
+    ops: Ops
     embed: nn.Embedding
     layers: nn.ModuleList
     head: nn.Linear | None  # None: the embedding is the head too
@@ -49,7 +51,8 @@ class Decoder(nn.Module):
 
     def logits(self, h: Tensor) -> Tensor:
         """h (B, S, D) after a final norm -> (B, S, W)."""
-        return F.linear(h, self.embed.weight if self.head is None else self.head.weight)
+        w = self.embed.weight if self.head is None else self.head.weight
+        return self.ops.linear(h, w, site="head")
 
     @torch.no_grad()
     def prefill(

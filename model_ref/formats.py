@@ -39,7 +39,7 @@ class Format:
     @property
     def bias(self) -> int:
         """What the exponent's code is less by."""
-        return 2 ** (self.exponent - 1) - 1
+        return (1 << (self.exponent - 1)) - 1
 
     @property
     def largest(self) -> float:

@@ -109,7 +109,7 @@ class MLA(nn.Module):
 
     def output(self, u: Tensor) -> Tensor:
         """Per-head outputs (B, S, H, V) -> (B, S, D)."""
-        return self.ops.linear(u.flatten(2), self.w_o, self.b_o)  # eq. 11
+        return self.ops.linear(u.flatten(2), self.w_o, self.b_o, site="w_o")  # eq. 11
 
     def absorbing_is_cheaper(self, S: int) -> bool:
         """Whether S new tokens cost fewer multiplications absorbed, over a long cache.

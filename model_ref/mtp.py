@@ -33,6 +33,7 @@ class MTP(nn.Module):
         self.eh_proj = nn.Linear(2 * D, D, bias=False, device=device, dtype=dtype)
         self.block = Block(config, ops, sparse=True, device=device, dtype=dtype)
         self.norm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
+        self.linear = ops.linear
 
     def forward(
         self,
@@ -43,7 +44,8 @@ class MTP(nn.Module):
         layer: int = 0,
         routings: list[Routing] | None = None,
     ) -> Tensor:
-        joined = self.eh_proj(torch.cat((self.enorm(e), self.hnorm(h)), dim=-1))  # (B, S, D)  eq. 21
+        joined = torch.cat((self.enorm(e), self.hnorm(h)), dim=-1)  # (B, S, 2D)
+        joined = self.linear(joined, self.eh_proj.weight, site="eh_proj")  # (B, S, D)  eq. 21
         out: Tensor = self.norm(self.block(joined, turns, cache, layer, routings))  # (B, S, D)  eq. 22
         return out
 

@@ -59,7 +59,8 @@ class Scaling:
         (R, C), (r, c) = x.shape[-2:], self.sides(x)
         if R % r or C % c:
             x = F.pad(x, (0, -C % c, 0, -R % r))
-        return x.unflatten(-2, (-1, r)).unflatten(-1, (-1, c))
+        boxes: Tensor = x.unflatten(-2, (-1, r)).unflatten(-1, (-1, c))
+        return boxes
 
     def sides(self, x: Tensor) -> tuple[int, int]:
         """(r, c) for x (..., R, C)."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,7 @@ import torch
 from v3bench.baselines.config import DenseConfig
 from v3bench.baselines.dense import Dense
 from v3bench.kernels import (
-    experts,
-    ffn,
-    fp8_linear,
-    norm,
     norm_fused,
-    norm_linear,
     norm_quantize,
     swiglu,
     swiglu_fused,
@@ -31,6 +24,7 @@ from v3bench.kernels import (
 )
 from v3bench.kernels import ops as op_sets
 from v3bench.kernels.ops import TORCH, Ops
+from v3bench.model_ref import precision
 from v3bench.model_ref.model import Model
 from v3bench.suite.trials import registry
 
@@ -123,23 +117,7 @@ def test_float32_gradients(dense: bool) -> None:
         assert off(gradients[1][name], want) < 10 * CLOSE, name
 
 
-def emulated(x: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """The experts' grouped product of dequantised operands, in plain torch."""
-    ends = [0, *offsets.tolist()]
-    parts = [fp8_linear.reference(x[a:b], w[e]) for e, (a, b) in enumerate(pairwise(ends))]
-    return torch.cat([*parts, x.new_zeros(len(x) - ends[-1], w.shape[1])])
-
-
-# One operation after the other, whatever a kernel makes in one pass.
-PARTS: dict[str, Any] = {"rms_norm": norm.rms_norm, "product": fp8_linear.reference}
-EMULATED = replace(
-    TORCH,
-    name="emulated",
-    linear=fp8_linear.reference,
-    norm_linear=partial(norm_linear.composed, **PARTS),
-    ffn=partial(ffn.composed, **PARTS, activation=swiglu.swiglu),
-    experts=partial(experts.grouped, gemm=emulated),
-)
+EMULATED = precision.ops(precision.FP8)
 # Where a float32 sum ends just on the other side, a code moves by a sixteenth: one in a row of 64 is 1/16/8 of the row.
 ONE_CODE = 1e-2
 
@@ -152,6 +130,18 @@ def test_fp8_computes_what_the_definitions_do(dense: bool) -> None:
         logits = got(ids)
         assert off(logits, want(ids)) < ONE_CODE
         assert torch.equal(got(ids), logits)  # from the weights' cached codes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dense", [False, True])
+def test_fp8_has_the_gradients_of_its_emulation(dense: bool) -> None:
+    want, got = pair(triton_ops.fp8(), dense, plain=EMULATED)
+    ids = tokens(2, 9)
+    for model in (want, got):
+        model.loss(ids).total.backward()
+    for (name, a), b in zip(want.named_parameters(), got.parameters(), strict=True):
+        assert b.grad is not None, name
+        assert off(b.grad, a.grad) < 2 * ONE_CODE, name
 
 
 # Two operands of e4m3 make a product 3.6e-2 off; at worst the errors of all products on the way add up.
