@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
-from triton.compiler import ASTSource
-from triton.runtime.jit import native_specialize_impl
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature, native_specialize_impl
+from v3bench.kernels.keys import settle
 from v3bench.kernels.launch import Launch
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -87,23 +88,17 @@ class Compiled:
 
 def compile(launch: Launch, capability: int = 90) -> Compiled:
     """Compile a launch (its tensors may lie on "meta") for sm_<capability>. Raises what the compiler raises."""
-    kernel = launch.kernel
-    names = [parameter.name for parameter in kernel.params]
-    signature: dict[str, str] = {}
-    constants: dict[tuple[int, ...], Any] = {}
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    given = {parameter.name: parameter.default for parameter in kernel.params if parameter.has_default}
-    given |= launch.args
-    for i, parameter in enumerate(kernel.params):
-        value = given[parameter.name]
-        kind, key = ("constexpr", value) if parameter.is_constexpr else specialise(value)
-        signature[names[i]] = kind
-        if kind == "constexpr":
-            constants[(i,)] = value
-        elif key == "D":
-            attributes[(i,)] = [["tt.divisibility", 16]]
+    settle(launch.kernel)
+    kernel, target = launch.kernel, GPUTarget("cuda", capability, 32)
+    # The JIT's own way to what is specialised and to the options: its key in Triton's cache comes out, too, so that a
+    # launch on a GPU finds what was compiled here.
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    given = {**launch.args, **launch.options, "debug": False, "instrumentation_mode": ""}
+    bound, specialised, options = bind(**given)
+    options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialised, options)
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(launch.options))
+    made = triton.compile(source, target=target, options=options.__dict__)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(made.asm["cubin"])

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from v3bench.kernels.keys import settle
 
 Config = Mapping[str, int | bool]
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
@@ -41,6 +42,7 @@ class Launch:
         """
         if any(n > most for n, most in zip(self.grid, MOST_PROGRAMS, strict=False)):
             raise ValueError(f"{self.name}: its tensors make a grid of {self.grid} programs, more than {MOST_PROGRAMS}")
+        settle(self.kernel)
         there = next((x.device for x in self.args.values() if getattr(x, "is_cuda", False)), None)
         try:
             if there is None or there.index == torch.cuda.current_device():
