@@ -75,3 +75,20 @@ def ratio(config: AnyConfig, over: AnyConfig, storage: str = "bf16") -> float | 
     """How many times the bytes per token of ``over`` this config needs; None where either has no such storage."""
     mine, other = bytes_per_token(config, storage), bytes_per_token(over, storage)
     return None if mine is None or other is None else mine / other
+
+
+def quantised_bytes(tokens: int, width: int, bits: int, box: tuple[int, int], per_box: int) -> int:
+    """B of ``tokens`` x ``width`` values of few bits, as model_ref/kv_formats.py stores one head's or one latent's.
+
+    A token's values are packed and filled up to whole bytes. A box of ``box`` tokens and channels (0: all) has
+    ``per_box`` B of scales; tokens that do not fill a box are kept in bf16.
+    """
+    r, c = box
+    groups, rest = divmod(tokens, r)
+    scales = -(-width // (c or max(width, 1))) * per_box
+    return groups * (r * -(-width * bits // 8) + scales) + rest * width * 2
+
+
+def kept_tokens(tokens: int, window: int = 0, sinks: int = 0) -> int:
+    """Tokens that are kept of so many: all without a window, else the last of them and ``sinks`` first ones."""
+    return min(tokens, window + sinks) if window else tokens

@@ -56,3 +56,16 @@ def test_ratio_between_models():
     v3 = config("deepseek-v3")
     assert kv.ratio(config("llama-3.1-405b"), v3) == 516_096 / 70_272
     assert kv.ratio(config("llama-3.1-405b"), v3, "fp8_flashmla") is None
+
+
+def test_few_bits_are_packed_and_tokens_that_fill_no_group_stay_bf16():
+    assert kv.quantised_bytes(64, 128, 4, (1, 0), 4) == 64 * (64 + 4)
+    assert kv.quantised_bytes(64, 128, 4, (32, 1), 4) == 64 * 64 + 2 * 128 * 4
+    assert kv.quantised_bytes(70, 127, 4, (32, 1), 4) == 64 * 64 + 2 * 127 * 4 + 6 * 127 * 2
+    assert kv.quantised_bytes(3, 512, 8, (1, 128), 4) + 3 * 64 * 2 == 3 * 656
+    assert kv.quantised_bytes(0, 5, 8, (4, 2), 4) == 0
+
+
+def test_a_window_keeps_its_tokens_and_its_sinks():
+    assert [kv.kept_tokens(n, 8, 2) for n in (0, 3, 9, 10, 11, 99)] == [0, 3, 9, 10, 10, 10]
+    assert kv.kept_tokens(99) == 99
