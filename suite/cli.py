@@ -1,8 +1,8 @@
 """The command ``v3bench``: parse arguments, call one function, print. The one place that prints.
 
 Standard output carries the result (with ``--json`` one JSON object and nothing else), standard error the
-progress and the errors. Exit status: 0 done; 1 a claim's check errored; 2 wrong usage or bad input, in one
-line; 3 cut short, and what was measured is kept. Nothing here imports torch, pandas or jinja before a
+progress and the errors. Exit status: 0 done; 1 a claim's check errored, or a kernel does not compile; 2 wrong usage or
+bad input, in one line; 3 cut short, and what was measured is kept. Nothing here imports torch, pandas or jinja before a
 command needs it, so that ``--help`` and ``model`` answer at once.
 """
 
@@ -82,6 +82,17 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("ops", nargs="*", metavar="OP", help="operations (default: all)")
     tune.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
     tune.add_argument("--out", metavar="DIR", help="folder of the tables (default: kernels/tables of this checkout)")
+
+    compile_ = command(
+        "compile", compile_command,
+        "compile the kernels of a run for a Hopper GPU, on any machine, into a folder that Triton's cache is read from",
+    )  # fmt: skip
+    compile_.add_argument("folder", metavar="DIR", help="folder of the cache; what it holds already is kept")
+    compile_.add_argument("ops", nargs="*", metavar="OP", help="operations (default: all)")
+    compile_.epilog = (
+        "Example: v3bench compile triton-cache; carry that folder to the GPU, and there "
+        "TRITON_CACHE_DIR=triton-cache v3bench run --only kernels --device cuda"
+    )
 
     doctor = command("doctor", doctor_command, "say what this machine can run, and what it will skip and why")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
@@ -172,6 +183,15 @@ def tune_command(args: argparse.Namespace) -> int:
         for path in tune.tune(args.ops, device=device, folder=folder, say=say):
             show(str(path))
     return 0
+
+
+def compile_command(args: argparse.Namespace) -> int:
+    from v3bench.suite import compile, runner
+
+    with runner.signals_interrupt():
+        cache = compile.fill(args.folder, args.ops, say=say)
+    show("\n".join(cache.lines()))
+    return int(bool(cache.failed))
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from v3bench.model_ref.errors import BadInput
 from v3bench.suite import models
 from v3bench.suite.ledger import cases as case_table
 from v3bench.suite.ledger.cases import PROFILES
-from v3bench.suite.meter import machine
+from v3bench.suite.meter import machine, triton_cache
 from v3bench.suite.meter.measurement import AREAS
 from v3bench.suite.run_folder import RunFolder, write_whole
 from v3bench.suite.trials import own
@@ -88,6 +88,9 @@ def run(
         segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}
         folder.start({"command": command_line(profile, only, device, resume, checkpoint, impls), **segment})
         say(f"run folder: {folder.path}")
+        if "kernels" in areas and device == "cuda":
+            for line in triton_cache.brought():
+                say(line)
         status = measure(plan, folder, bench)
         try:
             folder.finish(now(), status)

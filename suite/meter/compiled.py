@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
+
+from v3bench.suite.meter.child import Process, closing, share
 
 WORKER = "v3bench.suite.meter.compile_worker"
 
@@ -50,47 +45,17 @@ class Built:
 Outcome = tuple[Built, ...] | str  # the launches, or why there are none
 
 
-class Compiler:
-    """One child process; restarted when a job ends it."""
+class Compiler(Process):
+    """A child process that compiles jobs."""
 
     def __init__(self, triton: Path | None = None) -> None:
         """``triton``: a folder with another Triton than the installed one."""
-        self.environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        if triton is not None:
-            paths = [str(triton), *filter(None, [self.environment.get("PYTHONPATH")])]
-            self.environment["PYTHONPATH"] = os.pathsep.join(paths)
-        self.child: subprocess.Popen[str] | None = None
+        super().__init__(WORKER, triton)
 
     def __call__(self, job: Job) -> Outcome:
         """Compile a job's launches."""
-        if self.child is None:
-            # -P: folders of the working directory are no packages, whatever they are called.
-            pipe = subprocess.PIPE
-            self.child = subprocess.Popen(
-                [sys.executable, "-P", "-m", WORKER],
-                stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=self.environment,
-            )  # fmt: skip
-        assert self.child.stdin is not None
-        assert self.child.stdout is not None
-        try:
-            self.child.stdin.write(json.dumps({"op": job.op, "shape": {**job.shape}, "config": {**job.config}}) + "\n")
-            self.child.stdin.flush()
-            line = self.child.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            return f"the compiler ended its process with status {self.close()}"
-        made = json.loads(line)
+        made = self.ask({"op": job.op, "shape": {**job.shape}, "config": {**job.config}})
         return made["error"] if "error" in made else tuple(Built(**launch) for launch in made["launches"])
-
-    def close(self) -> int | None:
-        """End the child process; its status, None where there is none."""
-        if self.child is None:
-            return None
-        with suppress(BrokenPipeError):
-            self.child.communicate()
-        child, self.child = self.child, None
-        return child.returncode
 
 
 def compile_all(
@@ -101,23 +66,5 @@ def compile_all(
     done: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> Iterator[Outcome]:
     """The outcome of every job, in order; ``done`` hears of each as it ends."""
-    compilers = [Compiler(triton) for _ in range(min(processes, max(len(jobs), 1)))]
-    free: SimpleQueue[Compiler] = SimpleQueue()
-    for compiler in compilers:
-        free.put(compiler)
-
-    def work(job: Job) -> Outcome:
-        compiler = free.get()
-        try:
-            outcome = compiler(job)
-        finally:
-            free.put(compiler)
-        done(job, outcome)
-        return outcome
-
-    try:
-        with ThreadPoolExecutor(len(compilers)) as pool:
-            yield from pool.map(work, jobs)
-    finally:
-        for compiler in compilers:
-            compiler.close()
+    with closing([Compiler(triton) for _ in range(min(processes, max(len(jobs), 1)))]) as compilers:
+        yield from share(compilers, jobs, Compiler.__call__, done)

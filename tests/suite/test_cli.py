@@ -24,6 +24,7 @@ FLAGS = {
     "claims": {"--json"},
     "model": {"--seq-len", "--count", "--set", "--json"},
     "tune": {"--device", "--out"},
+    "compile": set(),
     "doctor": {"--json"},
 }
 MANY = ("--set", "vocab_size=9999999999", "--set", "hidden_size=9999999996", "--set", "head_dim=4")
@@ -79,6 +80,10 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (("run", "--impl", "gemm=math:nothing"), "has no 'nothing'"),
         (("run", "--impl", "gemm=math:pi"), "--impl math:pi: is float, not callable"),
         (("run", "--only", "tpot", "--impl", "gemm=math:cos"), "--impl: kernels are not among the areas to run"),
+        (("compile",), "DIR"),
+        (("compile", ""), "the folder's name is empty"),
+        (("compile", "never-made", "gem"), "compile: unknown operation 'gem'"),
+        (("compile", "/dev/null"), "/dev/null: cannot be written (File exists); expected a folder to write to"),
         (("claims", "no-such-run"), "no-such-run"),
         (("report", "no-such-run"), "no-such-run"),
     ],
