@@ -10,6 +10,7 @@ from v3bench.suite.ledger.verdict import Judged
 from v3bench.suite.meter.machine import device_name
 from v3bench.suite.meter.measurement import AREAS
 from v3bench.suite.report import charts, ledger_rows, model_tables, run_tables
+from v3bench.suite.report.budget_view import budget_parts
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.display import MISSING, TITLES, joined
 from v3bench.suite.report.findings_view import finding_views, findings_of
@@ -26,7 +27,8 @@ NO_CHARTS = (
 def page_context(runs: Sequence[Run], judged: Sequence[Judged]) -> dict[str, Any]:
     """All that the template lays out, scripts and style apart."""
     records = measurements_frame(runs)
-    parts = model_parts(model_tables.descriptions(), judged) + kernel_parts(runs, NO_CHARTS)
+    described = model_parts(model_tables.descriptions(), judged)
+    parts = described + budget_parts(runs, NO_CHARTS) + kernel_parts(runs, NO_CHARTS)
     found = finding_views(judged)
     contents = [
         *([{"id": "findings", "title": "Findings"}] if found else []),
