@@ -72,10 +72,7 @@ def fill(
 
     ``arrange(key, tensor, config)`` reorders a released tensor where a checkpoint's order is not ours.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    pieces = [piece for name, shape in shapes.items() for piece in pieces_of(name, shape, config, table, files)]
-    copies = dict(copies_of(config, table, files))
-    check(pieces, copies, files, config)
+    pieces, copies = judged(model, config, files, table)
     state = model.to_empty(device=device).state_dict()
     with torch.no_grad():
         # File by file: each is read once, and its pages are not wanted again.
@@ -91,6 +88,15 @@ def fill(
             what = f"differs from {original!r}, which it should repeat"
             raise BadInput(what, where=files.stored[copy].where, right="equal tensors: the model shares them")
     return model
+
+
+def judged(model: nn.Module, config: ModelConfig, files: Files, table: Table) -> tuple[list[Piece], Mapping[str, str]]:
+    """(the released tensors of a model, released copies and what they repeat), checked by header. Raises BadInput."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    pieces = [piece for name, shape in shapes.items() for piece in pieces_of(name, shape, config, table, files)]
+    copies = dict(copies_of(config, table, files))
+    check(pieces, copies, files, config)
+    return pieces, copies
 
 
 def has_mtp(config: ModelConfig, files: Files) -> bool:

@@ -2,6 +2,7 @@
 
 Progress    the cases of a run
 Compiling   the candidates of an operation that is tuned
+Reading     the weights of a checkpoint
 unsteady    what to say of samples that lie too far apart
 """
 
@@ -81,6 +82,26 @@ class Compiling:
             self.told, self.last = self.done, now
             left = minutes((now - self.started) / self.done * (self.count - self.done))
             self.say(f"{self.op}: {self.done} of {self.count} compiled, about {left} left")
+
+
+class Reading:
+    """Call with how many values were just read: says how many of a checkpoint's are."""
+
+    def __init__(
+        self, what: str, values: int, say: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.what, self.values, self.say, self.now = what, values, say, now
+        self.done = 0
+        self.started = self.last = now()
+
+    def __call__(self, values: int) -> None:
+        self.done += values
+        now = self.now()
+        if self.done == self.values or now - self.last < QUIET:
+            return
+        self.last = now
+        left = minutes((now - self.started) / self.done * (self.values - self.done))
+        self.say(f"{self.what}: {self.done / 1e9:.3f} of {self.values / 1e9:.3f} billion values, about {left} left")
 
 
 def unsteady(records: Sequence[Measurement]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,26 +92,27 @@ class Released:
         return self.folder
 
 
+def made(folder: Path, *, mtp: bool = False, dtype: torch.dtype = torch.float32, **changes: Any) -> Released:
+    """A checkpoint of SMALL with some keys changed and, when asked for, MTP layers; random weights."""
+    c = SMALL | changes
+    D, W, n = c["hidden_size"], c["vocab_size"], c["num_hidden_layers"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (W, D),
+        "model.norm.weight": (D,),
+        "lm_head.weight": (W, D),
+    }
+    for i in range(n + (c["num_nextn_predict_layers"] if mtp else 0)):
+        layer = layer_shapes(c, moe=i >= c["first_k_dense_replace"])
+        if i >= n:
+            layer |= dict.fromkeys(("enorm.weight", "hnorm.weight", "shared_head.norm.weight"), (D,))
+            layer["eh_proj.weight"] = (D, 2 * D)
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    random = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=random).to(dtype) for name, shape in shapes.items()}
+    return Released(folder, c, tensors)
+
+
 @pytest.fixture
 def released(tmp_path: Path) -> Callable[..., Released]:
-    """Makes a checkpoint of SMALL with some keys changed and, when it asks for them, MTP layers."""
-
-    def make(*, mtp: bool = False, dtype: torch.dtype = torch.float32, **changes: Any) -> Released:
-        c = SMALL | changes
-        D, W, n = c["hidden_size"], c["vocab_size"], c["num_hidden_layers"]
-        shapes: dict[str, tuple[int, ...]] = {
-            "model.embed_tokens.weight": (W, D),
-            "model.norm.weight": (D,),
-            "lm_head.weight": (W, D),
-        }
-        for i in range(n + (c["num_nextn_predict_layers"] if mtp else 0)):
-            layer = layer_shapes(c, moe=i >= c["first_k_dense_replace"])
-            if i >= n:
-                layer |= dict.fromkeys(("enorm.weight", "hnorm.weight", "shared_head.norm.weight"), (D,))
-                layer["eh_proj.weight"] = (D, 2 * D)
-            shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
-        random = torch.Generator().manual_seed(0)
-        tensors = {name: torch.randn(shape, generator=random).to(dtype) for name, shape in shapes.items()}
-        return Released(tmp_path, c, tensors)
-
-    return make
+    """``made`` in the test's own folder."""
+    return partial(made, tmp_path)

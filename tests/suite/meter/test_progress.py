@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from v3bench.suite.meter.measurement import Measurement
-from v3bench.suite.meter.progress import Compiling, Progress, minutes, unsteady
+from v3bench.suite.meter.progress import Compiling, Progress, Reading, minutes, unsteady
 from v3bench.suite.meter.statistics import ratio_claim
 
 
@@ -113,3 +113,16 @@ def test_compiling_a_few_candidates_quickly_says_nothing():
 
 def test_minutes():
     assert [minutes(s) for s in (0.9, 59.9, 60, 3725)] == ["0:00", "0:59", "1:00", "62:05"]
+
+
+def test_reading_says_how_much_is_left_not_more_often_than_can_be_read():
+    said, now = [], [0.0]
+    reading = Reading("weights", 8_000_000_000, said.append, lambda: now[0])
+    for _ in range(8):
+        now[0] += 3
+        reading(1_000_000_000)
+    assert said == [
+        "weights: 2.000 of 8.000 billion values, about 0:18 left",
+        "weights: 4.000 of 8.000 billion values, about 0:12 left",
+        "weights: 6.000 of 8.000 billion values, about 0:06 left",
+    ]
