@@ -1,6 +1,7 @@
 """FP8 against higher precision, level by level: a quantiser, a product of matrices, sums in few bits."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,10 @@ from v3bench.suite.budget import accumulation, tensor_core
 from v3bench.suite.budget.distributions import draw
 from v3bench.suite.budget.gemm import BOTH, NEVER, PROMOTED, oriented, sources
 from v3bench.suite.budget.quantisers import QUANTISERS, Quantised
+from v3bench.suite.train.campaign import Campaign, begin_alike, plan_of
+from v3bench.suite.train.corpus import load
+from v3bench.suite.train.proxies import tried
+from v3bench.suite.train.trainer import Trainer
 
 ROOT_MEAN_SQUARE = "root mean square"
 
@@ -69,3 +74,20 @@ def test_tensor_core(record, case, series, device, hopper):
     below = "the rest cut off" if tensor_core.truncates(gemm, bits, device) else "the rest rounded"
     record([bits], convention=below, precision="fp8")
     record([tensor_core.aligned_products(gemm, device)], metric="aligned_products", precision="fp8")
+
+
+def test_loss_gap(record, case, series, device):
+    """Training by one recipe beside its pair, seed by seed: runs are kept as they end, then the gap of each pair."""
+    Campaign(record, device).gaps(tried(series))
+
+
+def test_train_step_precision(timed, gate, case, series, device):
+    """One step of training, optimiser and all, in one arithmetic beside another."""
+
+    def build():
+        plan = plan_of(case.shape, device)
+        runs = {name: Trainer(replace(plan, recipe=tried(name)), load(plan.corpus)) for name in case.series}
+        gate(lambda: begin_alike(list(runs.values())))
+        return {name: run.step for name, run in runs.items()}
+
+    timed(build, precision="emulated" if device == "cpu" else "kernels")

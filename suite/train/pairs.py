@@ -1,8 +1,8 @@
 """Paired runs: the same first weights and the same data in another arithmetic, and how far their losses lie apart.
 
-paired     the plans of one pair: those of a recipe, for each seed
-gaps       signed relative differences, window by window
-late       their mean over the second half of the run: one number a pair
+seeded  a plan with each of some seeds
+gaps    signed relative differences, window by window
+late    their mean over the second half of the run: one number a pair
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def base_of(recipe: str) -> str:
     return BASE.get(recipe, "bf16")
 
 
-def paired(plan: Plan, recipe: str, seeds: int) -> list[Plan]:
-    """The runs of a recipe, one for each seed; pairs are what two recipes have at the same place.
+def seeded(plan: Plan, seeds: int) -> list[Plan]:
+    """The runs of a plan, one for each seed; pairs are what two plans have at the same place.
 
     A seed is both another initialisation and another order of the data.
     """
-    return [replace(plan, recipe=recipe, init=plan.init + n, order=plan.order + n) for n in range(seeds)]
+    return [replace(plan, init=plan.init + n, order=plan.order + n) for n in range(seeds)]
 
 
 def gaps(losses: Sequence[float], base: Sequence[float], window: int) -> list[float]:

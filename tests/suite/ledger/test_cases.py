@@ -15,6 +15,7 @@ from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.data import table
 from v3bench.suite.meter.competition import LEAST_ENERGY
 from v3bench.suite.meter.scale import TENSOR_CORE
+from v3bench.suite.train import proxies
 from v3bench.suite.trials import registry
 
 BENCH = Path(__file__).parents[3] / "suite" / "bench"
@@ -42,7 +43,9 @@ def test_every_subject_and_metric_exists():
     for case in cases.load().values():
         kernels = {f"kernels.{op}" for op in (*registry.FILES, "ceiling")}
         budget = {*(f"quantiser.{name}" for name in QUANTISERS), *(f"gemm.{name}" for name in RECIPES), TENSOR_CORE}
-        assert set(case.subjects) <= models.presets().keys() | {"checkpoint"} | kernels | budget, case.name
+        trained = {f"proxy.{name}" for name in (*proxies.load(), *RECIPES)}
+        known = models.presets().keys() | {"checkpoint"} | kernels | budget | trained
+        assert set(case.subjects) <= known, case.name
         assert case.metric in table("metrics"), case.name
 
 

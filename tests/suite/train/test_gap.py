@@ -5,7 +5,7 @@ import random
 from statistics import NormalDist
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.train import gap
@@ -86,6 +86,7 @@ def test_power_tends_to_that_of_the_normal_test():
     assert gap.power(5, gap.detectable(5)) == pytest.approx(gap.POWER)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=8), st.floats(-1, 1))
 def test_interval_moves_with_the_values(values, shift):
     one, other = gap.interval(values), gap.interval([value + shift for value in values])
@@ -93,6 +94,7 @@ def test_interval_moves_with_the_values(values, shift):
     assert other.low == pytest.approx(one.low + shift, abs=1e-9)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.permutations(range(4)))
 def test_the_order_of_seeds_does_not_matter(order):
     sides = around(0.001, 1e-4), around(0.0, 2e-4, SPREAD[::-1]), around(0.002, 3e-4)
