@@ -6,15 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 from v3bench.model_ref.precision import RECIPES
-from v3bench.suite.budget import accumulation, tensor_core
+from v3bench.suite.budget import accumulation, layers, tensor_core
 from v3bench.suite.budget.distributions import draw
 from v3bench.suite.budget.gemm import BOTH, NEVER, PROMOTED, oriented, sources
+from v3bench.suite.budget.logits import shift
 from v3bench.suite.budget.quantisers import QUANTISERS, Quantised
+from v3bench.suite.budget.recorded import recorded
 from v3bench.suite.train.campaign import Campaign, begin_alike, plan_of
 from v3bench.suite.train.corpus import load
 from v3bench.suite.train.proxies import tried
+from v3bench.suite.train.trained import trained
 from v3bench.suite.train.trainer import Trainer
 
+TRAINING = ("steps", "batch", "length")
 ROOT_MEAN_SQUARE = "root mean square"
 
 
@@ -57,6 +61,48 @@ def test_gemm_error(record, case, series):
             continue
         record([one.worst_row for one in errors], metric="worst_row_error", convention=source, precision=name)
         record([one.cosine for one in errors], metric="cosine", convention=source, precision=name)
+
+
+def test_recorded(record, case, series, device):
+    """What one quantiser does to the activations of a trained proxy: the inputs of every product of its layers."""
+    shape, name = case.shape, series.split("/")[0].removeprefix("quantiser.")
+    for proxy in shape["proxies"]:
+        one = trained(proxy, *(shape[key] for key in TRAINING), device)
+        products = recorded(one.model, one.held_out(shape["rows"], shape["tokens"]))
+        found = [Quantised.of(QUANTISERS[name], product.x) for product in products.values()]
+        about = f"{ROOT_MEAN_SQUARE}; activations of {proxy}, {one.about}"
+        record([entry.error.relative for entry in found], convention=about, precision=name)
+        record([entry.flushed for entry in found], metric="flushed", convention=about, precision=name)
+
+
+def test_layers(record, case, series, device):
+    """One step of a trained proxy: the error of each product of each layer, and of the states behind each layer."""
+    shape, (subject, name) = case.shape, series.split("/")
+    one = trained(tried(subject), *(shape[key] for key in TRAINING), device)
+    ids = one.held_out(shape["rows"], shape["tokens"] + 1)
+    found = {
+        f"{weight}; {gemm}": error for (weight, gemm), error in layers.products(one.rebuilt, RECIPES[name], ids).items()
+    }
+    drift = layers.states(one.by(name), one.model, ids[:, :-1])
+    found |= {f"states; behind layer {i}": error for i, error in enumerate(drift[:-1])}
+    for place, error in (found | {"states; behind the final norm": drift[-1]}).items():
+        record([error.relative], convention=f"{place}; {one.about}", precision=name)
+        record([error.cosine], metric="cosine", convention=f"{place}; {one.about}", precision=name)
+
+
+def test_logits(record, case, series, device):
+    """Predictions of a trained proxy on text it has not seen, against its own in float32."""
+    shape, (subject, name) = case.shape, series.split("/")
+    one = trained(tried(subject), *(shape[key] for key in TRAINING), device)
+    ids = one.held_out(shape["rows"], shape["tokens"] + 1)
+    with torch.no_grad():
+        got, want = (model(ids[:, :-1]) for model in (one.by(name), one.model))
+    found = shift(got, want, ids[:, 1:])
+    about = {"convention": one.about, "precision": name}
+    record([found.kl], **about)
+    record([found.top1_flips], metric="top1_flips", **about)
+    record([found.perplexity_ratio], metric="perplexity_ratio", **about)
+    record([found.perplexity_exact], metric="perplexity", convention=f"float32; {one.about}", precision="float32")
 
 
 def test_accumulation(record, case, series, device, hopper):

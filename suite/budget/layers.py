@@ -2,12 +2,12 @@
 
 Probe       an Ops that computes exactly, and notes how far a recipe's product of the same operands would be off
 products    the probe's errors of one training step: layer x GEMM x (forward, dgrad, wgrad)
-states      how far the states after each layer are off when every product is the recipe's
+states      how far the states behind each layer are off when the whole model runs by the recipe
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from v3bench.suite.budget.error import Error, error
 
 GEMMS = ("forward", "dgrad", "wgrad")
 Key = tuple[str, str]  # a weight's name in the model, one of GEMMS
+Rebuilt = Callable[[Ops], Any]  # operations -> a model with one and the same weights
 
 
 class Probe:
@@ -88,26 +89,26 @@ class Probed(torch.autograd.Function):
         return dx, dw, None, None, None
 
 
-def products(model: nn.Module, rebuilt: Any, recipe: Recipe, ids: Tensor) -> Mapping[Key, Error]:
+def products(rebuilt: Rebuilt, recipe: Recipe, ids: Tensor) -> Mapping[Key, Error]:
     """Errors by (weight, GEMM) of one training step on ids (B, T+1); "layers.3.attn.w_o" and its like.
 
-    ``rebuilt(ops)`` makes a model of the same shape on other operations, to which the weights of ``model`` are copied.
-    Operands are the exact run's, so that each figure is one product's own.
+    ``rebuilt(ops)`` makes the model on given operations. Operands are the exact run's, so that each figure is one
+    product's own.
     """
     probe = Probe(recipe)
     probed = rebuilt(probe.ops)
-    probed.load_state_dict(model.state_dict())
     probe.attach(probed)
     probed.loss(ids).total.backward()
     return probe.errors
 
 
 @torch.no_grad()
-def states(model: nn.Module, rebuilt: Any, recipe: Recipe, ids: Tensor) -> list[Error]:
-    """Errors of the residual stream behind each layer, the last behind the final norm, for ids (B, S)."""
-    other = rebuilt(precision.ops(recipe, compute=torch.float32))
-    other.load_state_dict(model.state_dict())
-    return [error(got, want) for got, want in zip(behind(other, ids), behind(model, ids), strict=True)]
+def states(model: Any, exact: Any, ids: Tensor) -> list[Error]:
+    """Errors of the residual stream behind each layer, the last behind the final norm, for ids (B, S).
+
+    Of one model against another with the same weights.
+    """
+    return [error(*pair) for pair in zip(behind(model, ids), behind(exact, ids), strict=True)]
 
 
 def behind(model: Any, ids: Tensor) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from v3bench.kernels.ops import TORCH
 from v3bench.model_ref import precision
 from v3bench.model_ref.precision import RECIPES
 from v3bench.suite import models
@@ -15,11 +16,17 @@ PRESETS = ["deepseek-v3-tiny", "llama-small", "qwen2.5-small"]
 
 
 def made(preset: str):
-    """A model in float32, and what makes another of its shape."""
+    """What makes a model of one and the same weights, in float32."""
     config = models.load(preset)[1].replace(**SMALL)
-    rebuilt = lambda ops: models.build(config, device="cpu", dtype=torch.float32, ops=ops)
     torch.manual_seed(3)
-    return rebuilt(None), rebuilt
+    weights = models.build(config, device="cpu", dtype=torch.float32).state_dict()
+
+    def rebuilt(ops):
+        model = models.build(config, device="cpu", dtype=torch.float32, ops=ops)
+        model.load_state_dict(weights)
+        return model
+
+    return rebuilt
 
 
 def ids(length: int) -> torch.Tensor:
@@ -28,10 +35,10 @@ def ids(length: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_product_of_every_layer_is_seen_and_none_that_stays_out(preset):
-    model, rebuilt = made(preset)
-    found = layers.products(model, rebuilt, RECIPES["fp8"], ids(9))
+    rebuilt = made(preset)
+    found = layers.products(rebuilt, RECIPES["fp8"], ids(9))
     matrices = {
-        name for name, weight in model.named_parameters()
+        name for name, weight in rebuilt(TORCH).named_parameters()
         if weight.ndim > 1 and not any(part in name for part in ("embed", "head", "gate.", "eh_proj"))
     }  # fmt: skip
     assert {name for name, _ in found} == matrices
@@ -41,10 +48,9 @@ def test_every_product_of_every_layer_is_seen_and_none_that_stays_out(preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_probed_run_is_exact(preset):
-    model, rebuilt = made(preset)
+    rebuilt = made(preset)
     probe = layers.Probe(RECIPES["control-1-bit"])
-    probed = rebuilt(probe.ops)
-    probed.load_state_dict(model.state_dict())
+    model, probed = rebuilt(TORCH), rebuilt(probe.ops)
     probe.attach(probed)
     for one in (model, probed):
         one.loss(ids(9)).total.backward()
@@ -53,17 +59,16 @@ def test_the_probed_run_is_exact(preset):
 
 
 def test_fewer_bits_err_more_in_each_product():
-    model, rebuilt = made("deepseek-v3-tiny")
-    three, one = (layers.products(model, rebuilt, RECIPES[name], ids(9)) for name in ("fp8", "control-1-bit"))
+    rebuilt = made("deepseek-v3-tiny")
+    three, one = (layers.products(rebuilt, RECIPES[name], ids(9)) for name in ("fp8", "control-1-bit"))
     assert all(one[key].relative > 1.5 * three[key].relative for key in three)
 
 
 def test_states_drift_apart_layer_by_layer_and_end_with_the_final_norm():
-    model, rebuilt = made("llama-small")
-    found = layers.states(model, rebuilt, RECIPES["fp8"], ids(8))
+    rebuilt = made("llama-small")
+    other, exact = rebuilt(precision.ops(RECIPES["fp8"])), rebuilt(TORCH)
+    found = layers.states(other, exact, ids(8))
     assert len(found) == SMALL["num_hidden_layers"] + 1
     assert all(0 < entry.relative < 0.3 for entry in found)
-    other = rebuilt(precision.ops(RECIPES["fp8"]))
-    other.load_state_dict(model.state_dict())
     with torch.no_grad():
-        assert found[-1] == pytest.approx(error(other.hidden(ids(8)), model.hidden(ids(8))))
+        assert found[-1] == pytest.approx(error(other.hidden(ids(8)), exact.hidden(ids(8))))

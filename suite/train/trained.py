@@ -1,0 +1,65 @@
+"""A proxy as it is after some training, for measures that a model of random weights would not show.
+
+Trained once in a process and kept: several benchmarks read the same one. In float32, whatever is measured of it later.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from v3bench.baselines.dense import Dense
+from v3bench.kernels.ops import TORCH, Ops
+from v3bench.model_ref import precision
+from v3bench.model_ref.model import Model
+from v3bench.suite import models
+from v3bench.suite.train import corpus, proxies
+from v3bench.suite.train.plan import Plan
+from v3bench.suite.train.trainer import Trainer
+
+
+class Trained:
+    """A trained proxy, in evaluation; ``plan`` says how it came about."""
+
+    def __init__(self, plan: Plan) -> None:
+        trainer = Trainer(plan, corpus.load(plan.corpus))
+        for _ in range(plan.steps):
+            trainer.step()
+        self.plan, self.model, self.corpus = plan, trainer.model, trainer.corpus
+        self.loss = float(trainer.losses[-max(plan.steps // 10, 1) :].mean())  # nats per token, the last tenth
+
+    def rebuilt(self, ops: Ops = TORCH, dtype: torch.dtype = torch.float32) -> Model | Dense:
+        """The same weights on other operations, rounded to ``dtype``."""
+        config, device = self.model.config, self.model.embed.weight.device
+        other = models.build(config, device=device, dtype=dtype, ops=ops, mtp=self.plan.mtp)
+        other.load_state_dict(self.model.state_dict())
+        return other
+
+    def by(self, recipe: str) -> Model | Dense:
+        """The same weights by a recipe: "bf16" throughout; of the others the products alone, all else in float32."""
+        dtype = torch.bfloat16 if recipe == precision.BF16.name else torch.float32
+        return self.rebuilt(precision.ops(precision.RECIPES[recipe]), dtype)
+
+    def held_out(self, rows: int, tokens: int) -> Tensor:
+        """ids int64 (rows, tokens) of text that it has not seen, spread over the files."""
+        text = self.corpus.held_out
+        starts = torch.linspace(0, len(text) - tokens, rows).long()
+        ids: Tensor = text[starts[:, None] + torch.arange(tokens)].long().to(self.model.embed.weight.device)
+        return ids
+
+    @property
+    def about(self) -> str:
+        """The training in words, for a convention."""
+        return f"trained on {self.plan.tokens} tokens of {self.corpus.name} {self.corpus.sha256[:12]}"
+
+
+@cache
+def trained(name: str, steps: int, batch: int, length: int, device: str) -> Trained:
+    """The proxy ``name`` after ``steps`` steps of ``batch`` x ``length`` tokens. Raises BadInput."""
+    proxy = proxies.read(name)
+    plan = Plan(
+        model=proxy.preset, change=proxy.change, steps=steps, batch=batch, length=length, warmup=steps // 10,
+        rate=2e-3, device=device,
+    )  # fmt: skip
+    return Trained(plan)
