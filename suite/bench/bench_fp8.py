@@ -29,11 +29,11 @@ def hopper(device):
         pytest.skip("needs a CUDA device of compute capability 9.0, Hopper")
 
 
-def test_quantiser(record, case, series):
+def test_quantiser(record, case, series, device):
     """What one quantiser does to samples of a distribution, one after the other."""
     shape, name = case.shape, series.split("/")[0].removeprefix("quantiser.")
     found = [
-        Quantised.of(QUANTISERS[name], draw(shape["distribution"], shape["rows"], shape["columns"], number))
+        Quantised.of(QUANTISERS[name], draw(shape["distribution"], shape["rows"], shape["columns"], number).to(device))
         for number in range(shape["samples"])
     ]
     record([one.error.relative for one in found], convention=ROOT_MEAN_SQUARE, precision=name)
@@ -46,14 +46,14 @@ def test_quantiser(record, case, series):
         record(samples, metric=metric, precision=name)
 
 
-def test_gemm_error(record, case, series):
+def test_gemm_error(record, case, series, device):
     """A product of quantised operands against float64 of the unquantised ones, by what causes the error."""
     shape, name = case.shape, series.split("/")[0].removeprefix("gemm.")
     operands, M, N, K = oriented(RECIPES[name], shape["product"]), shape["M"], shape["N"], shape["K"]
     found = defaultdict(list)
     for number in range(shape["samples"]):
         a, b = draw(shape["distribution"], M, K, 2 * number), draw("gaussian", N, K, 2 * number + 1)
-        for source, error in sources(operands, a, b, shape["rows"]).items():
+        for source, error in sources(operands, a.to(device), b.to(device), shape["rows"]).items():
             found[source].append(error)
     for source, errors in found.items():
         record([one.relative for one in errors], convention=f"{ROOT_MEAN_SQUARE}; {source}", precision=name)

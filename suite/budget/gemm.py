@@ -58,7 +58,7 @@ def sources(operands: Operands, a: Tensor, b: Tensor, rows: int | None = None) -
     found = {LEFT: error(qa @ b.T, want), RIGHT: error(a[:rows] @ qb.T, want), BOTH: error(exact, want)}
     if isinstance(left, Scaling) and isinstance(right, Scaling):
         promoted = tile_by_tile(left, right, a.float(), b.float(), rows)
-        never = torch.from_numpy(tensor_core(array(qa)[:, None], array(qb)[None]))
+        never = torch.from_numpy(tensor_core(array(qa)[:, None], array(qb)[None])).to(a.device)
         found |= {SUM_PROMOTED: error(promoted, exact), SUM_NEVER: error(never, exact)}
         found |= {PROMOTED: error(promoted, want), NEVER: error(never, want)}
     return found
@@ -69,8 +69,8 @@ def tile_by_tile(left: Scaling, right: Scaling, a: Tensor, b: Tensor, rows: int 
     (a, by_a), (b, by_b) = tiled(left, a), tiled(right, b)
     a, by_a = a[:rows], by_a[:rows]
     sums = tensor_core(array(a)[:, None], array(b)[None])  # (rows, N, tiles)
-    scaled = torch.from_numpy(sums).float() * by_a[:, None] * by_b
-    total = torch.zeros(scaled.shape[:2])
+    scaled = torch.from_numpy(sums).float().to(a.device) * by_a[:, None] * by_b
+    total = torch.zeros(scaled.shape[:2], device=a.device)
     for tile in scaled.unbind(-1):  # one after the other, as the kernel does
         total += tile
     return total.double()

@@ -34,7 +34,7 @@ def bench():
 
 
 def test_a_quantiser_s_records(bench):
-    found = bench("quantiser-gaussian", "quantiser.e4m3-1x128/torch", "test_quantiser", columns=256, samples=2)
+    found = bench("quantiser-gaussian", "quantiser.e4m3-1x128/torch", "test_quantiser", "cpu", columns=256, samples=2)
     by_metric = {m.metric: m for m in found}
     assert list(by_metric) == ["relative_error", "signal_to_noise", "cosine", "flushed", "clipped"]
     assert {(len(m.samples), m.scale, m.basis) for m in found} == {(2, "proxy", "measured")}
@@ -44,14 +44,16 @@ def test_a_quantiser_s_records(bench):
 
 
 def test_a_product_s_records(bench):
-    found = bench("gemm-error-512", "gemm.fp8/torch", "test_gemm_error", K=256, rows=4)
+    found = bench("gemm-error-512", "gemm.fp8/torch", "test_gemm_error", "cpu", K=256, rows=4)
     relative = [m.convention for m in found if m.metric == "relative_error"]
     assert relative == [f"root mean square; {source}" for source in SOURCES]
     assert {m.metric for m in found} == {"relative_error", "worst_row_error", "cosine"}
     whole = [m for m in found if m.metric == "relative_error" and "alone" not in m.convention]
     assert all(0.02 < m.samples[0] < 0.05 for m in whole)
     assert {m.convention for m in found if m.metric == "cosine"} == {BOTH, PROMOTED, NEVER}
-    assert not any("bits" in m.convention for m in bench("gemm-error-512", "gemm.bf16/torch", "test_gemm_error", K=32))
+    assert not any(
+        "bits" in m.convention for m in bench("gemm-error-512", "gemm.bf16/torch", "test_gemm_error", "cpu", K=32)
+    )
 
 
 @pytest.fixture
