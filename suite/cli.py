@@ -1,9 +1,9 @@
 """The command ``v3bench``: parse arguments, call one function, print. The one place that prints.
 
 Standard output carries the result (with ``--json`` one JSON object and nothing else), standard error the
-progress and the errors. Exit status: 0 done; 1 a claim's check errored, or a kernel does not compile; 2 wrong usage or
-bad input, in one line; 3 cut short, and what was measured is kept. Nothing here imports torch, pandas or jinja before a
-command needs it, so that ``--help`` and ``model`` answer at once.
+progress and the errors. Exit status: 0 done; 1 a claim's check errored, a kernel does not compile, or weights are not
+finite; 2 wrong usage or bad input, in one line; 3 cut short, and what was measured is kept. Nothing here imports torch,
+pandas or jinja before a command needs it, so that ``--help`` and ``model`` answer at once.
 """
 
 from __future__ import annotations
@@ -93,6 +93,18 @@ def parser() -> argparse.ArgumentParser:
         "Example: v3bench compile triton-cache; carry that folder to the GPU, and there "
         "TRITON_CACHE_DIR=triton-cache v3bench run --only kernels --device cuda"
     )
+
+    weights = command(
+        "weights", weights_command,
+        "the error of FP8 weights: what the export of a BF16 checkpoint would have, what an FP8 one has --against its "
+        "original; of an FP8 one alone, how it uses its range",
+    )  # fmt: skip
+    weights.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder in BF16 or FP8")
+    weights.add_argument("--against", metavar="ORIGINAL", help="the BF16 folder that an FP8 CHECKPOINT was made from")
+    weights.add_argument(
+        "--export", metavar="DIR", help="write a BF16 CHECKPOINT to this new folder in DeepSeek-V3's FP8 layout instead"
+    )
+    weights.add_argument("--json", action="store_true", help="one JSON object, with the figures of every matrix")
 
     doctor = command("doctor", doctor_command, "say what this machine can run, and what it will skip and why")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
@@ -192,6 +204,31 @@ def compile_command(args: argparse.Namespace) -> int:
         cache = compile.fill(args.folder, args.ops, say=say)
     show("\n".join(cache.lines()))
     return int(bool(cache.failed))
+
+
+def weights_command(args: argparse.Namespace) -> int:
+    from v3bench.suite import runner
+
+    if args.export is not None and args.against is not None:
+        raise BadInput("--export and --against are given", where="weights", right="one of them")
+    with runner.signals_interrupt():
+        if args.export is not None:
+            from v3bench.suite import export
+
+            written = export.write(args.checkpoint, args.export, say)
+            if args.json:
+                print_json(written.as_json())
+            else:
+                show("\n".join(written.lines()))
+            return 0
+        from v3bench.suite.budget import weights, weights_text
+
+        found = weights.measure(args.checkpoint, args.against, say)
+    if args.json:
+        print_json(found.as_json())
+    else:
+        show("\n".join(weights_text.lines(found)))
+    return int(bool(found.not_finite))
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -7,12 +7,9 @@ An export cut short leaves that hidden folder: the same command goes on after it
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +24,9 @@ from v3bench.suite.meter.progress import Reading
 from v3bench.suite.released import Released, bands
 from v3bench.suite.run_folder import write_whole
 from v3bench.suite.tensor_file import BYTES, Entry, TensorFile, size_of
+from v3bench.suite.whole_folder import begun, named, writing
 
-CONFIG, SOURCE = "config.json", ".source.json"
+CONFIG = "config.json"
 WEIGHTS = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", *PICKLES)
 
 
@@ -87,7 +85,7 @@ def write(folder: str | Path, target: str | Path, say: Callable[[str], None] = l
             stored = source.files.stored[source.coded[0].stored]
             raise BadInput("is FP8 already", where=stored.where, right="BF16, F16 or F32 weights to export")
         plan = planned(source)
-        with begun(place.with_name(f".{place.name}.partial"), source) as partial:
+        with begun(place.with_name(f".{place.name}.partial"), origin(source)) as partial:
             check_room(partial, plan, source)
             found = write_weights(partial, plan, source, say)
             others, left = copy_others(source.folder, partial)
@@ -109,48 +107,6 @@ def planned(source: Released) -> dict[str, list[Task]]:
         tasks = [Task(matrix.name, matrix) for matrix in stacks.get(stored.name, ())]
         plan.setdefault(stored.file.name, []).extend(tasks or [Task(stored.name, None)])
     return plan
-
-
-@contextmanager
-def writing(place: Path, target: str) -> Iterator[None]:
-    """Failures of the disk as one line. Raises BadInput for these, and unless nothing or an empty folder is there."""
-    right = "a new folder, or an empty one"
-    if not target:
-        raise BadInput("the folder's name is empty", where="--export", right=right)
-    try:
-        if os.path.ismount(place):
-            raise BadInput("is a mount point, which cannot be replaced", where=target, right="a folder in it")
-        if place.is_symlink() or (place.exists() and not (place.is_dir() and not any(place.iterdir()))):
-            raise BadInput("is there already", where=target, right=right)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        right = "a place to write to, on a disk with room"
-        raise BadInput(f"cannot be written ({error.strerror})", where=target, right=right) from error
-
-
-@contextmanager
-def begun(partial: Path, source: Released) -> Iterator[Path]:
-    """The hidden folder, made or found as an export of the same files left it, and locked. Raises BadInput."""
-    partial.mkdir(exist_ok=True)
-    file = os.open(partial / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput("is being written by another export", where=str(partial), right="to wait") from error
-        now, path = origin(source), partial / SOURCE
-        if path.exists() and read_json(path) != now:
-            right = "that folder removed, or another --export"
-            raise BadInput("holds an export of other weights, cut short", where=str(partial), right=right)
-        write_whole(path, json.dumps(now))
-        try:
-            yield partial
-        except BadInput:
-            shutil.rmtree(partial)  # these weights will never be whole
-            raise
-    finally:
-        os.close(file)
 
 
 def origin(source: Released) -> dict[str, Any]:
@@ -224,6 +180,4 @@ def finish(partial: Path, place: Path, plan: dict[str, list[Task]], source: Rele
     write_whole(partial / INDEX, json.dumps(index, indent=2) + "\n")
     config = read_json(source.folder / CONFIG) | {"quantization_config": described()}
     write_whole(partial / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    for name in (SOURCE, ".lock"):
-        (partial / name).unlink()
-    partial.replace(place)
+    named(partial, place)

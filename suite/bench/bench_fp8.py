@@ -6,12 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 from v3bench.model_ref.precision import RECIPES
+from v3bench.suite import models
 from v3bench.suite.budget import accumulation, layers, tensor_core
 from v3bench.suite.budget.distributions import draw
 from v3bench.suite.budget.gemm import BOTH, NEVER, PROMOTED, oriented, sources
 from v3bench.suite.budget.logits import shift
 from v3bench.suite.budget.quantisers import QUANTISERS, Quantised
 from v3bench.suite.budget.recorded import recorded
+from v3bench.suite.budget.weight_budget import CODES, EXPORT, total
+from v3bench.suite.budget.weights import measure
+from v3bench.suite.meter.scale import granted
 from v3bench.suite.train.campaign import Campaign, begin_alike, plan_of
 from v3bench.suite.train.corpus import load
 from v3bench.suite.train.proxies import tried
@@ -20,6 +24,11 @@ from v3bench.suite.train.trainer import Trainer
 
 TRAINING = ("steps", "batch", "length")
 ROOT_MEAN_SQUARE = "root mean square"
+# What is recorded of a checkpoint's weights: metric -> figure.
+WEIGHTS = {
+    EXPORT: {"relative_error": "relative_error", "cosine": "cosine", "flushed": "flushed"},
+    CODES: {"rounding_bound": "bound", "range_used": "range_used"},
+}
 
 
 @pytest.fixture
@@ -103,6 +112,20 @@ def test_logits(record, case, series, device):
     record([found.top1_flips], metric="top1_flips", **about)
     record([found.perplexity_ratio], metric="perplexity_ratio", **about)
     record([found.perplexity_exact], metric="perplexity", convention=f"float32; {one.about}", precision="float32")
+
+
+def test_weights(record, case, series, checkpoint):
+    """A checkpoint's FP8 weights: the error of its export, or, of one that is in FP8, range and bound; by kind too."""
+    if checkpoint is None:
+        pytest.skip("no checkpoint given: --checkpoint DIR")
+    found = measure(checkpoint)
+    assert not found.not_finite, f"{found.not_finite[0].matrix.name} holds values that are not finite"
+    scale = granted(models.load(checkpoint)[1])
+    for name, rows in {"all matrices": found.clean, **found.by_kind()}.items():
+        figures = total(rows).as_json()
+        for metric, figure in WEIGHTS[found.measure].items():
+            if figures[figure] is not None:
+                record([figures[figure]], metric=metric, convention=name, precision="fp8", scale=scale)
 
 
 def test_accumulation(record, case, series, device, hopper):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from v3bench.suite.budget.weight_figures import Figures
-from v3bench.suite.budget.weights import CODES, EXPORT, RELEASE, Budget, Row, total, values
+from v3bench.suite.budget.weight_budget import CODES, EXPORT, RELEASE, Budget, Figures, Row, total, values
 
 WORST, NAMED = 10, 20  # lines at most
 
@@ -84,8 +83,7 @@ def lines(found: Budget) -> list[str]:
     against = f" against {found.against}" if found.against else ""
     out = [f"{found.checkpoint}{against} ({found.architecture})", *EXPLAINED[found.measure], ""]
     out += table("kind", kinds, found, width)
-    everything = {"all": [row for rows in kinds.values() for row in rows]}
-    out += [*table("", everything if kinds else {}, found, width)[1:], ""]
+    out += [*table("", {"all": found.clean} if kinds else {}, found, width)[1:], ""]
     out += [*table("layer", dict(zip(named, layers.values(), strict=True)), found, width), ""]
     out += table("worst matrices", worst, found, width)
     return [*out, "", *remarks(found)]

@@ -25,6 +25,7 @@ FLAGS = {
     "model": {"--seq-len", "--count", "--set", "--json"},
     "tune": {"--device", "--out"},
     "compile": set(),
+    "weights": {"--against", "--export", "--json"},
     "doctor": {"--json"},
 }
 MANY = ("--set", "vocab_size=9999999999", "--set", "hidden_size=9999999996", "--set", "head_dim=4")
@@ -84,6 +85,10 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (("compile", ""), "the folder's name is empty"),
         (("compile", "never-made", "gem"), "compile: unknown operation 'gem'"),
         (("compile", "/dev/null"), "/dev/null: cannot be written (File exists); expected a folder to write to"),
+        (("weights",), "CHECKPOINT"),
+        (("weights", "no-such-folder"), "no-such-folder: is no folder; expected a folder with config.json and"),
+        (("weights", "no-such-folder", "--export", ""), "--export: the folder's name is empty"),
+        (("weights", "a", "--export", "b", "--against", "c"), "weights: --export and --against are given"),
         (("claims", "no-such-run"), "no-such-run"),
         (("report", "no-such-run"), "no-such-run"),
     ],

@@ -223,6 +223,22 @@ def test_an_export_of_other_weights_is_not_gone_on_with(source, tmp_path, monkey
     source.write(3)
     os.utime(source.folder / "model-00001-of-00003.safetensors", ns=(1, 1))
     assert ".fp8.partial: holds an export of other weights, cut short" in refused(source.folder, tmp_path / "fp8")
+    (tmp_path / ".a.partial").mkdir()
+    (tmp_path / ".a.partial" / "mine").write_text("")
+    assert ".a.partial: is there, and no export has written it" in refused(source.folder, tmp_path / "a")
+    assert (tmp_path / ".a.partial" / "mine").exists()
+
+
+def test_two_exports_do_not_write_one_folder(source, tmp_path, monkeypatch):
+    put = TensorFile.put
+
+    def another(self, name, values):
+        assert "is being written by another export" in refused(source.folder, tmp_path / "fp8")
+        put(self, name, values)
+
+    monkeypatch.setattr(TensorFile, "put", another)
+    export.write(source.folder, tmp_path / "fp8")
+    load_pretrained(tmp_path / "fp8")
 
 
 def refused(*arguments):
