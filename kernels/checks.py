@@ -1,5 +1,6 @@
 """What launchers check before they launch: one clear error that names the argument, never a wrong number.
 
+tensors       that they are tensors, where more is asked of them first than ``tensor`` does
 tensor        dtype, rank, last stride, alignment, size
 scales        scales of tiles or blocks, with any strides
 result        the dtype asked for
@@ -64,6 +65,13 @@ def device(op: str, needs: Needs, *tensors: Tensor) -> torch.device:
     return first
 
 
+def tensors(op: str, **given: object) -> None:
+    """Check that arguments, by name, are tensors. Raises ValueError."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{op}: {name} is {type(value).__name__}, expected a tensor")
+
+
 def tensor(
     op: str,
     name: str,
@@ -80,8 +88,7 @@ def tensor(
     """
     allowed = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
     where = f"{op}: {name}"
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{where} is {type(value).__name__}, expected a tensor")
+    tensors(op, **{name: value})
     if value.dtype not in allowed:
         raise ValueError(f"{where} is {short(value.dtype)}, expected {' or '.join(map(short, allowed))}")
     fits = value.ndim == len(shape) and all(want in (None, n) for n, want in zip(value.shape, shape, strict=True))
@@ -104,6 +111,7 @@ def tensor(
 
 def scales(op: str, name: str, value: Tensor, shape: Sequence[int]) -> None:
     """Check scales (.., ceil(K/128)) float32, which may have any strides. Raises ValueError."""
+    tensors(op, **{name: value})
     if value.dtype != torch.float32:
         raise ValueError(f"{op}: {name} is {short(value.dtype)}, expected float32")
     if tuple(value.shape) != tuple(shape):

@@ -72,10 +72,8 @@ def dequantize_tiles(
     checks.tensor("dequantize_tiles", "codes", codes, FP8, (None, None), aligned=False)
     check_dtype("dequantize_tiles", dtype)
     M, K = codes.shape
+    checks.scales("dequantize_tiles", "scales", scales, (M, cdiv(K, TILE)))
     where = checks.device("dequantize_tiles", NEEDS, codes, scales)
-    if scales.shape != (M, cdiv(K, TILE)) or scales.dtype != torch.float32:
-        wanted = f"float32 ({M}, {cdiv(K, TILE)})"
-        raise ValueError(f"dequantize_tiles: scales is {scales.dtype} {tuple(scales.shape)}, expected {wanted}")
     x = torch.empty(M, K, dtype=dtype, device=where)
     config = config or tables.choose("dequantize_tiles", where, M=M, K=K)
     if not codes.is_meta:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from v3bench.kernels import mla_prefill, mla_prefill_backward, tables
+from v3bench.kernels import checks, mla_prefill, mla_prefill_backward, tables
 from v3bench.kernels.attention_tiles import Mask, padded
 from v3bench.kernels.launch import Config
 from v3bench.kernels.mla_prefill import KEY, VALUE
@@ -72,6 +72,7 @@ def attention(
 
     Where a query sees no key it is 0.
     """
+    checks.tensors("attention", q=q, k=k, v=v)
     q, k, v = (x if x.ndim != 4 or x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     mask = Mask(causal, None if window is not None and window >= k.shape[1] else window, lengths)
     mla_prefill.check("attention", q, k, v, scale, mask)

@@ -130,9 +130,9 @@ def flat(gates: Tensor) -> Tensor:
 def check(x: Tensor, gates: Tensor, index: Tensor, w_gate_up: Tensor, w_down: Tensor) -> None:
     """What the launcher asks of its arguments beyond what each kernel does. Raises ValueError."""
     checks.tensor(OP, "x", x, DTYPES, (None, None))
-    (T, D), K = x.shape, index.shape[-1]
-    checks.tensor(OP, "index", index, (torch.int64, torch.int32), (T, K), aligned=False)
-    checks.tensor(OP, "gates", gates, (torch.float32, torch.bfloat16), (T, K), aligned=False)
+    T, D = x.shape
+    checks.tensor(OP, "index", index, (torch.int64, torch.int32), (T, None), aligned=False)
+    checks.tensor(OP, "gates", gates, (torch.float32, torch.bfloat16), index.shape, aligned=False)
     checks.tensor(OP, "w_down", w_down, WIDE, (None, D, None), aligned=False)
     E, _, F = w_down.shape
     checks.tensor(OP, "w_gate_up", w_gate_up, WIDE, (E, 2 * F, D), aligned=False)

@@ -122,6 +122,7 @@ def check(
     norm_before: Norm | None,
 ) -> None:
     """What the launcher asks of its arguments; of the norm's eps and width, the norm does. Raises ValueError."""
+    checks.tensors(OP, x=x)
     checks.tensor(OP, "w_down", w_down, WIDE, (None, None), aligned=False)
     D, F = w_down.shape
     checks.tensor(OP, "w_gate_up", w_gate_up, WIDE, (2 * F, D), aligned=False)

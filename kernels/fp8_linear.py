@@ -158,7 +158,7 @@ def bias_gradient(dy: Tensor, dtype: torch.dtype) -> Tensor:
 
 def differentiated(*tensors: Tensor | None) -> bool:
     """Whether autograd wants to know of an operation on these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 def flat(x: Tensor) -> Tensor:
@@ -209,6 +209,7 @@ def check(
     of x. Raises ValueError.
     """
     name, its_bias = names
+    checks.tensors(op, x=x)
     checks.tensor(op, name, w, WIDE, (None, None), aligned=False)
     N, K = w.shape
     checks.tensor(op, "x", x, gemm.OUT, (*[None] * (x.ndim - 1), K) if x.ndim else (K,), aligned=False)

@@ -266,6 +266,7 @@ def gqa_decode(
     For few queries: keys are read once for every 64 of S x G. What sees nothing is 0. Raises ValueError.
     """
     op = "gqa_decode"
+    checks.tensors(op, q=q)
     check(op, q, k, v, q.dtype, window)
     (B, S, H, _), (L, J) = q.shape, k.shape[1:3]
     if k.shape[0] != B or v.shape[0] != B:

@@ -53,6 +53,7 @@ def reference_append(
 
 def quantize_heads(x: Tensor, *, clamp: float = ACTIVATION, config: Config | None = None) -> tuple[Tensor, Tensor]:
     """As ``reference_heads``, x bf16, f16 or f32; ``config`` is one of quantize_tiles. Raises ValueError."""
+    checks.tensors("quantize_heads", x=x)
     if x.ndim < 2 or not 1 <= x.shape[-1] <= TILE:
         raise ValueError(f"quantize_heads: x has shape {tuple(x.shape)}, expected (..., J, d) with d of 1 to {TILE}")
     codes, scales = quantize.quantize_tiles(x.reshape(-1, x.shape[-1]), clamp=clamp, config=config)
@@ -110,6 +111,7 @@ def append_heads(
     if not 1 <= D <= TILE:
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected heads of width 1 to {TILE}")
     checks.tensor(op, "pages", pages, FP8, (None, None, J, D), aligned=False)
+    checks.tensors(op, scales=scales)
     if scales.dtype != torch.float32 or scales.shape != pages.shape[:3]:
         have, want = f"{checks.short(scales.dtype)} {tuple(scales.shape)}", f"float32 {tuple(pages.shape[:3])}"
         raise ValueError(f"{op}: scales is {have}, expected {want}")

@@ -118,6 +118,7 @@ def warps(D: int, columns: int) -> Config:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., D), weight (D) -> as ``reference``, in x's dtype; differentiable once. Raises ValueError."""
+    checks.tensors("rms_norm", x=x)
     flat = x.reshape(x.shape[:-1].numel(), x.shape[-1]) if x.ndim else x
     checks.tensor("rms_norm", "x", flat, WIDE, (None, None), aligned=False)
     checks.tensor("rms_norm", "weight", weight, WIDE, flat.shape[1:], aligned=False)

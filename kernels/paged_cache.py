@@ -149,6 +149,7 @@ def append(
     if r is not None:
         checks.tensor(op, "r", r, c.dtype, (B, n, None), aligned=False)
     R = 0 if r is None else r.shape[-1]
+    checks.tensors(op, pages=pages)
     if pages.dtype == torch.uint8:
         checks.tensor(op, "pages", pages, torch.uint8, (None, PAGE, FP8_TOKEN))
         if (C, R) != (LATENT, ROPE):

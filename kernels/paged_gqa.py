@@ -92,6 +92,7 @@ def paged_gqa(
     a page beyond the pages makes the row NaN, as nothing of it can be known without waiting for the GPU. Raises
     ValueError.
     """
+    checks.tensors("paged_gqa", q=q)
     check("paged_gqa", q, k_pages, v_pages, q.dtype, window)
     return paged("paged_gqa", q, k_pages, v_pages, None, None, block_table, lengths, scale, window, config)
 
@@ -113,6 +114,7 @@ def paged_gqa_fp8(
     op = "paged_gqa_fp8"
     check(op, q, k_pages, v_pages, FP8, window)
     for name, scales, pages in (("k_scales", k_scales, k_pages), ("v_scales", v_scales, v_pages)):
+        checks.tensors(op, **{name: scales})
         if scales.dtype != torch.float32 or scales.shape != pages.shape[:3]:
             have, want = f"{checks.short(scales.dtype)} {tuple(scales.shape)}", f"float32 {tuple(pages.shape[:3])}"
             raise ValueError(f"{op}: {name} is {have}, expected {want}")

@@ -181,10 +181,9 @@ def paged_mla(
     if isinstance(pages, Tensor) and pages.dtype == torch.uint8:
         op = "paged_mla_fp8"
         check_query(op, q, value_dim, 576 if value_dim == 512 else None)
-        if value_dim != 512 or q.dtype == torch.float32:
-            raise ValueError(
-                f"{op}: FP8 pages hold latents of 512 for bfloat16 or float16 queries; value_dim is {value_dim}"
-            )
+        checks.tensor(op, "q", q, torch.bfloat16, (None,) * 4)  # as the keys that FP8 tokens hold besides
+        if value_dim != 512:
+            raise ValueError(f"{op}: value_dim is {value_dim}, expected 512, of which FP8 pages hold latents")
         checks.tensor(op, "pages", pages, torch.uint8, (None, PAGE, FP8_TOKEN))
     else:
         check_query(op, q, value_dim, None)

@@ -146,6 +146,7 @@ def permute(x: Tensor, made: Order, scales: Tensor | None = None, *, config: Con
     checks.tensor("permute", "x", x, (*WIDE, FP8), (T, None))
     if x.shape[1] * x.itemsize % checks.ALIGNMENT or not x.shape[1]:
         raise ValueError(f"permute: x has rows of {x.shape[1] * x.itemsize} bytes, expected a multiple of 16")
+    checks.tensors("permute", **({} if scales is None else {"scales": scales}))
     if scales is not None and (scales.dtype != torch.float32 or scales.shape != (T, cdiv(x.shape[1], TILE))):
         given = f"{checks.short(scales.dtype)} {tuple(scales.shape)}"
         raise ValueError(f"permute: scales is {given}, expected float32 ({T}, {cdiv(x.shape[1], TILE)})")

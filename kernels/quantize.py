@@ -167,7 +167,8 @@ def quantize_blocks(
 
     Raises ValueError.
     """
-    check("quantize_blocks", w, w.ndim if w.ndim in (2, 3) else 3, clamp)
+    checks.tensors("quantize_blocks", w=w)
+    check("quantize_blocks", w, w.ndim if w.ndim in (2, 3) else 3, clamp, "w")
     *_, N, K = w.shape
     codes = torch.empty(w.shape, dtype=FP8, device=w.device)
     scales = torch.empty(*w.shape[:-2], cdiv(N, TILE), cdiv(K, TILE), dtype=torch.float32, device=w.device)
@@ -178,9 +179,9 @@ def quantize_blocks(
     return codes, scales
 
 
-def check(op: str, x: Tensor, ndim: int, clamp: float) -> None:
+def check(op: str, x: Tensor, ndim: int, clamp: float, name: str = "x") -> None:
     """What both quantisers ask of their input. Raises ValueError."""
-    checks.tensor(op, "x", x, WIDE, (None,) * ndim, aligned=False)
+    checks.tensor(op, name, x, WIDE, (None,) * ndim, aligned=False)
     checks.device(op, NEEDS, x)
     if not GUARD <= clamp < float("inf"):
         raise ValueError(f"{op}: clamp is {clamp}, expected a finite amax of at least {GUARD}")

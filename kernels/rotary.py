@@ -133,9 +133,9 @@ class Rotation(torch.autograd.Function):
 
 def rotate(x: Tensor, turns: Tensor, *, interleaved: bool = True, config: Config | None = None) -> Tensor:
     """x (..., R) and turns (..., R/2) complex, broadcast to x -> (..., R), pairs where they were. Raises ValueError."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
-        have = checks.short(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"rotate: x is {have}, expected {' or '.join(map(checks.short, FLOATS))}")
+    checks.tensors("rotate", x=x, turns=turns)
+    if x.dtype not in FLOATS:
+        raise ValueError(f"rotate: x is {checks.short(x.dtype)}, expected {' or '.join(map(checks.short, FLOATS))}")
     if turns.dtype not in (torch.complex64, torch.complex128):
         raise ValueError(f"rotate: turns is {checks.short(turns.dtype)}, expected complex64 or complex128")
     if x.ndim < 1 or x.shape[-1] % 2 or x.shape[-1] > WIDEST:

@@ -86,6 +86,7 @@ def launches_backward(grad: Tensor, gate_up: Tensor, d: Tensor, y: Tensor | None
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """gate_up (..., 2F), the gate half first -> (..., F), as ``reference``; differentiable once. Raises ValueError."""
+    checks.tensors("swiglu", gate_up=gate_up)
     flat = gate_up.reshape(gate_up.shape[:-1].numel(), gate_up.shape[-1]) if gate_up.ndim else gate_up
     checks.tensor("swiglu", "gate_up", flat, WIDE, (None, None), aligned=False)
     checks.device("swiglu", NEEDS, gate_up)

@@ -129,8 +129,10 @@ def check(
     *size, width = gate_up.shape
     if width % 2:
         raise ValueError(f"{OP}: gate_up has {width} columns, expected a gate half and an up half of one width")
-    given = {"weights": weights, "pairs": pairs, "masked_m": masked_m}
-    checks.device(OP, NEEDS, gate_up, *(part for part in given.values() if part is not None))
+    every = {"weights": weights, "pairs": pairs, "masked_m": masked_m}
+    given = {name: part for name, part in every.items() if part is not None}
+    checks.tensors(OP, **given)
+    checks.device(OP, NEEDS, gate_up, *given.values())
     if masked_m is not None:
         checks.tensor(OP, "masked_m", masked_m, torch.int32, (size[0],), contiguous=True, aligned=False)
         if weights is not None or pairs is not None:

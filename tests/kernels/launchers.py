@@ -17,10 +17,12 @@ from v3bench.kernels import (
     dequantize,
     flash_attention,
     fp8_experts,
+    fp8_ffn,
     fp8_gemm,
     fp8_gemm_unpromoted,
     fp8_gemm_wgrad,
     fp8_linear,
+    fp8_norm_linear,
     gated_swiglu,
     gqa_decode,
     gqa_quantize,
@@ -123,7 +125,7 @@ def written(call: Callable[..., None], *names: str) -> Callable[..., Any]:
     """What a launcher that writes in place leaves in copies of these arguments."""
 
     def result(**given: Any) -> tuple[Tensor, ...]:
-        into = {name: given[name].clone() for name in names}
+        into = {name: part.clone() for name, part in given.items() if name in names and isinstance(part, Tensor)}
         call(**given | into)
         return tuple(into.values())
 
@@ -132,6 +134,8 @@ def written(call: Callable[..., None], *names: str) -> Callable[..., Any]:
 
 def stacked(w: Tensor) -> tuple[Tensor, Tensor]:
     """quantize.reference_blocks of every matrix."""
+    if w.ndim == 2:
+        return quantize.reference_blocks(w)
     made = [quantize.reference_blocks(matrix) for matrix in w]
     scales = torch.stack([scales for _, scales in made]) if made else blocked(*w.shape)
     return torch.stack([codes.float() for codes, _ in made]) if made else w, scales
@@ -172,6 +176,11 @@ def prefilled(B: int, S: int, H: int) -> Arguments:
     given = {"q": wide(B, S, H, 192), "k": wide(B, S, H, 192), "v": wide(B, S, H, 128)}
     out, lse = mla_prefill.reference(**given, scale=0.1) if H else (wide(B, S, H, 128), torch.zeros(B, H, S))
     return given | {"out": out.contiguous(), "lse": lse, "d_out": wide(B, S, H, 128)}
+
+
+def tensors(result: Any) -> list[Tensor]:
+    """A launcher's results in float64, so that any two can be compared."""
+    return [part.double() for part in (result if isinstance(result, tuple) else (result,))]
 
 
 def of(call: Callable[..., Any], want: Callable[..., Any], inputs: Callable[..., Arguments], **rest: Any) -> Launcher:
@@ -284,6 +293,17 @@ LAUNCHERS: dict[str, Launcher] = {
         T=3, K=2, E=4, D=32, F=16,
         refuses=dict.fromkeys("ED", "w_down has shape .* expected at least one expert and output"),
     ),
+    "fp8_norm_linear": of(
+        partial(fp8_norm_linear.fp8_norm_linear, eps=1e-6),
+        lambda x, norm_weight, weights: tuple(norm.reference(x, norm_weight, 1e-6) @ w.T for w in weights),
+        lambda B, T, N, K: {"x": wide(B, T, K), "norm_weight": wide(K), "weights": (wide(N, K), wide(N, K))},
+        B=2, T=3, N=16, K=32, refuses={"K": "x"},
+    ),
+    "fp8_ffn": of(
+        fp8_ffn.fp8_ffn, lambda x, w_gate_up, w_down: swiglu.reference(x @ w_gate_up.T) @ w_down.T,
+        lambda B, T, D, F: {"x": wide(B, T, D), "w_gate_up": wide(2 * F, D), "w_down": wide(D, F)},
+        B=2, T=3, D=32, F=16, refuses=dict.fromkeys("DF", "w_down has shape .* expected positive multiples of 16"),
+    ),
     "masked_mlp": of(
         fp8_experts.masked_mlp, lambda x, **rest: torch.zeros(x.shape),
         lambda E, R, D, F: {
@@ -369,7 +389,7 @@ LAUNCHERS: dict[str, Launcher] = {
     ),
     "mla_prefill_backward": of(
         tuned("mla_prefill_backward", partial(mla_prefill_backward.mla_prefill_backward, scale=0.1)),
-        partial(mla_prefill_backward.reference, scale=0.1), prefilled, B=2, S=3, H=2,
+        partial(mla_prefill_backward.reference, scale=0.1), prefilled, B=1, S=3, H=2,
     ),
     "gqa_decode": of(
         tuned("paged_gqa", partial(gqa_decode.gqa_decode, scale=0.1)),

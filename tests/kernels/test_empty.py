@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 from v3bench.suite.trials.check import poisoned
 
-from .launchers import LAUNCHERS
+from .launchers import LAUNCHERS, tensors
 
 CASES = [(name, size) for name, launcher in LAUNCHERS.items() for size in launcher.sizes]
-
-
-def tensors(result: Any) -> list[Tensor]:
-    """In float64, so that they can be compared."""
-    return [part.double() for part in (result if isinstance(result, tuple) else (result,))]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, under the interpreter
