@@ -1,4 +1,4 @@
-"""The chapter on FP8's error budget: sums in few bits, then of each run its quantisers and its products."""
+"""The chapter on FP8's error budget: sums in few bits, then of each run its quantisers, products, layers, losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from v3bench.suite.laws.numerics import FRACTION_BITS, PROMOTE
 from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.cases import Case
-from v3bench.suite.report import accumulation_chart
+from v3bench.suite.report import accumulation_chart, layer_chart, loss_chart
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.display import fixed, number
@@ -21,7 +21,8 @@ from v3bench.suite.run_folder import Run
 AREA = "fp8"
 TEXT = (
     "What FP8 costs, from the bottom up: what summing in few bits loses, what one quantiser does to a matrix, and what "
-    "of it reaches a product. Magnitude and direction both: a cosine near 1 alone hides what is too small throughout."
+    "of it reaches a product, a layer, a prediction and the loss. Magnitude and direction both: a cosine near 1 alone "
+    "hides what is too small throughout."
 )
 NORM = "root mean square"
 BITS = f"{FRACTION_BITS} bits, promoted every {PROMOTE}", f"{FRACTION_BITS} bits, never promoted"
@@ -66,6 +67,21 @@ def budget_parts(runs: Sequence[Run], note: str) -> list[dict[str, Any]]:
                 tables += [table] if len(table.frame) else []
     drawn = available()
     charts = [accumulation_chart.accumulation_chart(points)] if drawn else []
+    for i, run in enumerate(runs, 1):
+        who, mark = (f", run {i}", f"-{i}") if len(runs) > 1 else ("", "")
+        frame = layer_chart.errors(run.measurements)
+        losses = loss_chart.loss_gaps(run.measurements)
+        if drawn:
+            drawings = [layer_chart.heat_map(frame, who, mark)]
+            drawings += [loss_chart.gap_chart(case, gaps, who, mark) for case, gaps in losses.items()]
+            charts += [drawing for drawing in drawings if drawing]
+        behind = [
+            layer_chart.recorded_table(run.measurements, who),
+            *layer_chart.product_tables(frame, who),
+            layer_chart.logits_table(run.measurements, who),
+            *(loss_chart.gap_table(case, gaps, who) for case, gaps in losses.items()),
+        ]
+        tables += [table for table in behind if len(table.frame)]
     part = {"id": "fp8-budget", "title": "FP8 error budget", "text": TEXT, "charts": charts, "tables": tables}
     return [part | {"note": "" if drawn else note}]
 

@@ -1,0 +1,133 @@
+"""The report on layers, predictions, training loss and kinds of attention: what records become."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from v3bench.suite.ledger import cases
+from v3bench.suite.report import budget_view, layer_chart, loss_chart, pareto_chart
+from v3bench.suite.report.bundle import available
+from v3bench.suite.report.display import MISSING
+
+TRAINED = "trained on 61440 tokens of stdlib abc"
+drawn = pytest.mark.skipif(not available(), reason="altair is not installed")
+
+
+@pytest.fixture
+def made(record):
+    """A record as the benchmarks keep it."""
+
+    def one(case, subject, impl, metric, samples, convention=""):
+        area, version = cases.load()[case].area, cases.load()[case].version
+        return record(
+            area=area, case=case, case_version=version, subject=subject, impl=impl, metric=metric,
+            samples=tuple(samples), convention=convention, clock="none", scale="proxy",
+        )  # fmt: skip
+
+    return one
+
+
+@pytest.fixture
+def layer_records(made):
+    return [
+        made("layers-v3", "proxy.v3-2m", impl, metric, [value], f"{place}; {TRAINED}")
+        for impl, error in (("fp8", 0.0301), ("control-2-bit", 0.0602))
+        for place in ("layers.0.attn.w_o; forward", "layers.0.attn.w_o; dgrad", "states; behind layer 0")
+        for metric, value in (("relative_error", error), ("cosine", 0.999))
+    ]
+
+
+def test_each_product_is_a_row_and_each_recipe_a_column(layer_records):
+    products, states = layer_chart.product_tables(layer_chart.errors(layer_records), "")
+    assert [column.label for column in products.columns] == ["Weight", "Product", "fp8, %", "control-2-bit, %"]
+    assert products.cells == [
+        ["layers.0.attn.w_o", "forward", "3.01", "6.02"], ["layers.0.attn.w_o", "dgrad", "3.01", "6.02"],
+    ]  # fmt: skip
+    assert states.cells == [["behind layer 0", "3.01", "6.02"]]
+
+
+@drawn
+def test_the_map_draws_v3_s_recipe_and_no_states(layer_records):
+    drawing = layer_chart.heat_map(layer_chart.errors(layer_records), "", "")
+    assert drawing is not None
+    text = json.dumps(drawing.spec)
+    assert "v3-2m: 0.attn.w_o" in text
+    assert "behind layer" not in text
+    assert '"percent": 6.02' not in text
+    assert layer_chart.heat_map(layer_chart.errors([]), "", "") is None
+
+
+def test_predictions_are_a_row_a_recipe(made):
+    metrics = {"kl_divergence": 0.00234, "top1_flips": 0.015, "perplexity_ratio": 1.0012, "perplexity": 12.3}
+    records = [made("logits-v3", "proxy.v3-2m", "fp8", name, [value], TRAINED) for name, value in metrics.items()]
+    assert layer_chart.logits_table(records, "").cells == [["v3-2m", "fp8", "2.34", "1.50", "1.00120", "12.3"]]
+
+
+def test_recorded_activations_show_the_median_and_the_worst(made):
+    about = f"root mean square; activations of v3-2m, {TRAINED}"
+    records = [
+        made("recorded-v3", "quantiser.e4m3-1x128", "torch", "relative_error", [0.02, 0.0301, 0.0502], about),
+        made("recorded-v3", "quantiser.e4m3-1x128", "torch", "flushed", [0.0, 0.0, 0.001], about),
+    ]
+    cells = layer_chart.recorded_table(records, "").cells
+    assert cells == [["v3-2m", "e4m3-1x128", "3", "3.01", "5.02", "0", "0.100"]]
+
+
+GAPS = {"bf16": (0.0001, -0.0002, 0.0002), "fp8": (0.0001, 0.0002, 0.0000), "control-2-bit": (0.004, 0.005, 0.006)}
+
+
+def test_the_rule_s_outcome_stands_beside_the_gap(made):
+    records = [made("loss-gap-quick", f"proxy.{name}", "emulated", "loss_gap", gap) for name, gap in GAPS.items()]
+    records.append(made("loss-gap-quick", "proxy.fp8", "emulated", "run_loss", (5.0, 4.0), "seed 0"))
+    ((case, found),) = loss_chart.loss_gaps(records).items()
+    assert found == GAPS
+    by_name = {row[0]: row for row in loss_chart.gap_table(case, found, "").cells}
+    assert by_name["bf16 against fp32 (floor)"][5:] == [MISSING, MISSING]
+    assert by_name["fp8"][2] == "+0.010"
+    assert by_name["fp8"][5] == "indistinguishable from the floor"
+    assert by_name["fp8"][6].startswith("separated: 0.490% apart")
+
+
+@drawn
+def test_the_gaps_are_drawn_beside_the_published_bar():
+    spec = json.dumps(loss_chart.gap_chart("loss-gap-quick", GAPS, "", "").spec)
+    assert "bf16 against fp32 (floor)" in spec
+    assert '"gap": 0.25' in spec
+
+
+@pytest.fixture
+def kinds(made):
+    values = {"mha": (768, 2.1), "gqa": (384, 2.0), "mqa": (192, 2.2), "mla": (288, 2.05)}
+    records = []
+    for name, (nbytes, loss) in values.items():
+        records.append(made("kv-variants-cache", f"proxy.{name}", "torch", "kv_bytes_per_token", [nbytes], "bf16"))
+        records.append(made("kv-variants-quick", f"proxy.{name}", "torch", "held_out_loss", [loss - 0.01, loss + 0.01]))
+    return records
+
+
+def test_what_nothing_beats_in_both_is_told_apart(kinds):
+    frame = pareto_chart.variants(kinds)
+    assert dict(zip(frame["kind"], pareto_chart.unbeaten(frame), strict=True)) == {
+        "mha": False, "gqa": True, "mqa": True, "mla": True,
+    }  # fmt: skip
+    table = pareto_chart.variant_table(frame, "kv-variants-quick", "")
+    assert table.cells[0][:7] == ["mha", "768", "2.100", "2.090", "2.110", "2", "no"]
+
+
+@drawn
+def test_a_run_with_kinds_of_attention_has_a_chapter(kinds, run_of):
+    (part,) = pareto_chart.variant_parts([run_of(*kinds)], "no charts")
+    assert [table.caption for table in part["tables"]] == ["Held-out loss and cache, kv-variants-quick"]
+    assert len(part["charts"]) == 1
+    assert pareto_chart.variant_parts([run_of()], "no charts") == []
+
+
+def test_the_chapter_on_fp8_holds_all_levels(layer_records, made, run_of):
+    records = [made("loss-gap-quick", f"proxy.{name}", "emulated", "loss_gap", gap) for name, gap in GAPS.items()]
+    (part,) = budget_view.budget_parts([run_of(*layer_records, *records)], "no charts")
+    captions = [table.caption for table in part["tables"]]
+    assert captions[-3:] == [
+        "Error of each product, v3-2m", "Error of the states, v3-2m", "Gap of training loss, loss-gap-quick",
+    ]  # fmt: skip
+    assert len(part["charts"]) == (3 if available() else 0)
