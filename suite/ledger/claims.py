@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from v3bench.model_ref.errors import BadInput
-from v3bench.suite.ledger import derivations, metrics
+from v3bench.suite.ledger import cases, derivations, metrics
 from v3bench.suite.ledger.data import HERE, choose, located, record, tables
 from v3bench.suite.ledger.sources import Source, check
 from v3bench.suite.ledger.units import same_kind, to_si, unit
@@ -223,6 +223,11 @@ def check_published(claim: Claim, where: str) -> None:
         raise BadInput("lacks 'needs'", where=where, right="what a measurement would take")
 
 
+def proxies() -> set[str]:
+    """Subjects of cases that train small models: "proxy.<what is tried>"."""
+    return {subject for case in cases.load().values() for subject in case.subjects if subject.startswith("proxy.")}
+
+
 def check_evidence(claim: Claim, evidence: Evidence, folder: Path, where: str) -> None:
     """Raise BadInput for a reference that leads nowhere or to another kind of quantity."""
     if sum((bool(evidence.derivation), bool(evidence.claim), evidence.pick is not None)) != 1:
@@ -246,7 +251,7 @@ def check_evidence(claim: Claim, evidence: Evidence, folder: Path, where: str) -
             if selector is not None:
                 choose(selector.metric, metrics.load(), "metric", where)
                 if not selector.subject.startswith("kernels."):
-                    choose(selector.subject, {*presets(), *FORMATS, TENSOR_CORE}, "subject", where)
+                    choose(selector.subject, {*presets(), *FORMATS, TENSOR_CORE, *proxies()}, "subject", where)
         units = [metrics.load()[s.metric].unit for s in (evidence.pick, evidence.over) if s is not None]
         if len(units) == 2 and not same_kind(*units):
             raise BadInput(f"divides {units[0]} by {units[1]}", where=where, right="two metrics of one kind")
