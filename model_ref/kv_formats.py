@@ -135,7 +135,8 @@ class Integer(Whole):
         c = self.box[1] or max(W, 1)
         if W % c:
             x = x[..., torch.arange(-(-W // c) * c, device=x.device).clamp(max=W - 1)]
-        return x.unflatten(-2, (L // r, r)).unflatten(-1, (-(-W // c), c))
+        split: Tensor = x.unflatten(-2, (L // r, r)).unflatten(-1, (-(-W // c), c))
+        return split
 
 
 def packed(codes: Tensor, bits: int) -> Tensor:

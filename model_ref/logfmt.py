@@ -71,7 +71,8 @@ def decode(encoded: Encoded) -> Tensor:
     least, step = (part[..., None] for part in grid(ends, bits))
     size = (least + step * (number - 1)).exp().float().masked_fill(number == 0, 0.0)
     size = torch.where(ends[..., :1].isnan(), ends[..., :1], size)
-    return torch.where(tiles >> (bits - 1) == 1, -size, size).flatten(-2)[..., :C]
+    signed: Tensor = torch.where(tiles >> (bits - 1) == 1, -size, size).flatten(-2)[..., :C]
+    return signed
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
@@ -93,4 +94,5 @@ def grid(ends: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def split(x: Tensor) -> Tensor:
     """x (..., C) -> its tiles (..., J, 128), filled up with zeros."""
     x = F.pad(x, (0, -x.shape[-1] % TILE))
-    return x.unflatten(-1, (x.shape[-1] // TILE, TILE))
+    tiles: Tensor = x.unflatten(-1, (x.shape[-1] // TILE, TILE))
+    return tiles

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from v3bench.model_ref.precision import RECIPES
 from v3bench.suite import models
-from v3bench.suite.budget import accumulation, layers, tensor_core
+from v3bench.suite.budget import accumulation, answers, cache, layers, retrieval, tensor_core, transport
 from v3bench.suite.budget.distributions import draw
 from v3bench.suite.budget.gemm import BOTH, NEVER, PROMOTED, oriented, sources
 from v3bench.suite.budget.logits import shift
@@ -126,6 +127,63 @@ def test_weights(record, case, series, checkpoint):
         for metric, figure in WEIGHTS[found.measure].items():
             if figures[figure] is not None:
                 record([figures[figure]], metric=metric, convention=name, precision="fp8", scale=scale)
+
+
+def test_cache_error(record, case, series, device):
+    """One layer's attention over a cache in a format, by context length: of drawn tokens, or of a trained proxy's."""
+    shape, (subject, name) = case.shape, series.split("/")
+    if "steps" in shape:
+        one = trained(tried(subject), *(shape[key] for key in TRAINING), device)
+        config, ids = one.model.config, one.held_out(shape["rows"], shape["tokens"])
+        found = {
+            f"{len(ids[0])} tokens; layer {i}; {one.about}": [x] for i, x in enumerate(answers.cached(one.model, ids))
+        }
+    else:
+        config = models.load(subject)[1]
+        drawn = [
+            cache.synthetic(subject, shape["distribution"], max(shape["lengths"]), n) for n in range(shape["samples"])
+        ]
+        found = {
+            f"{L} tokens; {shape['distribution']}": [cache.shortened(one, L) for one in drawn] for L in shape["lengths"]
+        }
+    for about, rows in found.items():
+        costs = [cache.cost(one, cache.storages_of(config, name)) for one in rows]
+        for metric, field, which in cache.FIGURES:
+            if metric != "attention_lost" or name.startswith("window"):
+                convention = f"{which}; {about}" if which else about
+                samples = [getattr(one, field) for one in costs]
+                record(samples, metric=metric, convention=convention, precision=name, scale=cache.granted(subject))
+
+
+def test_retrieval(record, case, series):
+    """Questions to a small trained model over a cache in a format, by how far back the answer lies."""
+    shape, (subject, name) = case.shape, series.split("/")
+    task = retrieval.Task(shape["keys"], shape["values"])
+    model = retrieval.trained(subject, task, *(shape[key] for key in ("layers", "width", "steps", "rows")))
+    found = answers.asked(model, task, cache.storages_of(model.config, name), shape["questions"])
+    about = f"chance {task.chance:g}; {shape['layers']} layers after {shape['steps']} steps"
+    record([found.accuracy()], convention=f"all pairs; {about}", precision=name)
+    record([float(found.loss.mean())], metric="answer_loss", convention=about, precision=name)
+    for near, beyond in pairwise((*shape["distances"], task.keys + 1)):
+        convention = f"{near} to {beyond - 1} tokens back; {about}"
+        record([found.accuracy(near, beyond - 1)], convention=convention, precision=name)
+
+
+def test_transport(record, case, series, device):
+    """What a number format makes of the values that experts are sent and give back: drawn, or a trained proxy's."""
+    shape, name, messages = case.shape, series.split("/")[0], {}
+    if "steps" in shape:
+        one = trained(shape["proxy"], *(shape[key] for key in TRAINING), device)
+        sent = transport.sent(one.model, one.held_out(shape["batch"], shape["length"]))
+        messages = {f"{stage}; {shape['proxy']} {one.about}": [x] for stage, x in sent.items()}
+    for kind in shape.get("distributions", ()):
+        stage, size = shape["stage"], (shape["rows"], shape["columns"])
+        messages[f"{stage}; {kind}"] = [transport.message(stage, kind, *size, n) for n in range(shape["samples"])]
+    for about, drawn in messages.items():
+        found = [transport.carried(name, x) for x in drawn]
+        record([one.error.relative for one in found], convention=f"{ROOT_MEAN_SQUARE}; {about}", precision=name)
+        record([one.of_values for one in found], metric="value_error", convention=about, precision=name)
+        record([one.bytes_per_value for one in found], metric="bytes_per_value", convention=about, precision=name)
 
 
 def test_accumulation(record, case, series, device, hopper):

@@ -11,7 +11,7 @@ from v3bench.model_ref.precision import RECIPES
 from v3bench.suite import models
 from v3bench.suite.budget.quantisers import QUANTISERS
 from v3bench.suite.laws import work
-from v3bench.suite.ledger import cases
+from v3bench.suite.ledger import cases, claims
 from v3bench.suite.ledger.data import table
 from v3bench.suite.meter.competition import LEAST_ENERGY
 from v3bench.suite.meter.scale import TENSOR_CORE
@@ -44,7 +44,7 @@ def test_every_subject_and_metric_exists():
         kernels = {f"kernels.{op}" for op in (*registry.FILES, "ceiling")}
         budget = {*(f"quantiser.{name}" for name in QUANTISERS), *(f"gemm.{name}" for name in RECIPES), TENSOR_CORE}
         trained = {f"proxy.{name}" for name in (*proxies.load(), *RECIPES)}
-        known = models.presets().keys() | {"checkpoint"} | kernels | budget | trained
+        known = models.presets().keys() | {"checkpoint"} | kernels | budget | trained | set(claims.FORMATS)
         assert set(case.subjects) <= known, case.name
         assert case.metric in table("metrics"), case.name
 
