@@ -118,7 +118,8 @@ def remarks(found: Budget) -> Iterator[str]:
     if blocks:
         top = max(blocks, key=lambda block: block["relative_error"])
         yield f"worst block: row {top['row']}, column {top['column']} of {top['tensor']}"
-    yield f"{found.kept['tensors']} tensors are not FP8 (embedding, head, gates, norms, biases), and not measured"
+    others = f"{found.kept['tensors']} tensors are not FP8 (embedding, head, gates, norms, biases)"
+    yield f"{others}: compared with the original's" if found.measure == RELEASE else f"{others}: not measured"
     for key, text in DIFFERENT.items():
         names = found.kept.get(key, [])
         yield from (f"{text}: {name}" for name in names[:NAMED])

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from v3bench.kernels.quantize import GUARD, reference_blocks
 from v3bench.model_ref import BadInput
 from v3bench.model_ref.checkpoint_export import described, quantize
 from v3bench.suite import cli, export, released
 from v3bench.suite.budget import weights, weights_text
-from v3bench.suite.budget.code_range import half_step
+from v3bench.suite.budget.code_range import Range, half_step
 from v3bench.suite.budget.error import error
+from v3bench.suite.budget.weight_figures import Sums
 
 from ..folders import EXPERT, MOVED, WHOLE, bf16
 
@@ -221,6 +224,26 @@ def test_half_a_step_of_every_code():
     steps = codes.diff()
     assert torch.equal(half_step(codes)[:-1], steps / 2)
     assert half_step(codes)[-1] == 16
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 30), st.integers(0, 2**16))
+def test_sums_are_those_of_whole_tensors_and_no_error_is_above_the_bound(rows, columns, octaves, seed):
+    random = torch.Generator().manual_seed(seed)
+    w = torch.randn(rows, columns, generator=random) * 2.0 ** -(torch.rand(rows, columns, generator=random) * octaves)
+    w[torch.rand(rows, columns, generator=random) < 0.2] = 0
+    codes, scales = quantize(w)
+    got, sums, found = codes.float() * spread(scales, w.shape), Sums(), Range()
+    sums.add(got, w, (128, 128), "w", 0)
+    found.add(codes.float(), scales, (128, 128))
+    want = error(got, w)
+    if sums.relative is None:
+        assert not w.any()
+        assert found.bound is None
+        return
+    assert (sums.relative, sums.cosine) == pytest.approx(want[:2], rel=1e-9)
+    # A value half-way between two codes may have been rounded to the farther one, by float32's last bit.
+    assert found.bound is None or sums.relative <= found.bound * (1 + 1e-6)
 
 
 def test_range_that_is_not_used_shows(coded):
