@@ -27,7 +27,7 @@ from v3bench.suite.trials.contest import OURS
 
 WORKER = "v3bench.suite.meter.cache_worker"
 MOST = 8  # child processes: half a gigabyte each
-# Only what the GPU loads: a fourth of the bytes. It is no part of a key.
+# Only what the GPU loads: a third of the bytes. It is no part of a key.
 BINARY_ONLY = {"TRITON_STORE_BINARY_ONLY": "1"}
 
 Question = dict[str, Any]
@@ -91,6 +91,8 @@ def fill(
                 cache.failed.append(told(question, answer["error"]))
                 continue
             cache.compilers = answer["compilers"]
+            if not answer["asked"]:  # the worker has compiled nothing yet: no launch was seen
+                cache.failed.append(told(question, "launches nothing"))
             for one in answer["asked"]:
                 todo.setdefault(one["key"], {**question, "wanted": [one["key"]]})
         say(f"compiling {len(todo)} kernels")

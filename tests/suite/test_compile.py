@@ -41,14 +41,14 @@ def test_an_unknown_operation_makes_no_folder(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_launched_is_told_and_the_rest_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right, wrong = (
-        {"op": "quantize_blocks", "shape": shape, "wanted": [], "gpu": "sm_90"}
-        for shape in ({"N": 256, "K": 256}, {"N": 1})
-    )
-    monkeypatch.setattr(compile, "launched", lambda ops: [wrong, right])
+    shapes = {"N": 1}, {"N": 0, "K": 256}, {"N": 256, "K": 256}
+    asked = [{"op": "quantize_blocks", "shape": shape, "wanted": [], "gpu": tables.HOPPER} for shape in shapes]
+    monkeypatch.setattr(compile, "launched", lambda ops: asked)
     cache = compile.fill(tmp_path, processes=1)
-    assert (cache.launched, cache.compiled, cache.found) == (2, 1, 0)
-    assert cache.failed == ["quantize_blocks at N=1: KeyError: 'K'"]
+    assert (cache.launched, cache.compiled, cache.found) == (3, 1, 0)
+    assert cache.failed == [
+        "quantize_blocks at N=1: KeyError: 'K'", "quantize_blocks at N=0, K=256: launches nothing"
+    ]  # fmt: skip
     assert cache.lines()[0] == "not in it: quantize_blocks at N=1: KeyError: 'K'"
 
 
