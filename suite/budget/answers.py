@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from v3bench.baselines.dense import Dense
 from v3bench.kernels.ops import TORCH, Ops
+from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.config import Config
 from v3bench.model_ref.kv_formats import Storage
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
 from v3bench.suite.budget.cache import Layer
-from v3bench.suite.budget.retrieval import Task
+from v3bench.suite.budget.retrieval import Task, one_thread
 
 SEED = 729
 
@@ -43,17 +45,29 @@ class Answers:
         return float(self.right[here].double().mean())
 
 
+@cache
 @torch.no_grad()
-def asked(model: Model | Dense, task: Task, formats: Sequence[Storage], rows: int, number: int = 0) -> Answers:
+def asked(model: Model | Dense, task: Task, formats: tuple[Storage, ...], rows: int, number: int = 0) -> Answers:
     """One question a row over a cache that was filled in float32 and is kept in ``formats`` (cache.storages).
 
-    A window forgets when it is read, not while it is filled: what later layers cached has seen every token.
+    A window forgets when it is read, not while it is filled: what later layers cached has seen every token. Kept, as
+    is what it was asked of: every format of a case is measured against the same bfloat16.
     """
-    ids, answers, distance = task.draw(rows, task.keys, 1, Generator().manual_seed(SEED + number))
-    _, filled = model.prefill(ids[:, :-1], capacity=ids.shape[1])
-    logits = twin(model, kept_in(formats)).decode(ids[:, -1:], filled)[:, 0, : task.values]
+    ids, answers, distance, context = filled(model, task, rows, number)
+    with one_thread():
+        logits = twin(model, kept_in(formats)).decode(ids[:, -1:], context)[:, 0, : task.values]
+    context.truncate(task.keys)
     loss = F.cross_entropy(logits, answers[:, 0], reduction="none")
     return Answers(logits.argmax(-1) == answers[:, 0], loss, distance[:, 0])
+
+
+@lru_cache(maxsize=1)
+def filled(model: Model | Dense, task: Task, rows: int, number: int) -> tuple[Tensor, Tensor, Tensor, Cache]:
+    """The ``number``-th draw of one question a row, as Task.draw gives it, and the model's cache of all its pairs."""
+    ids, answers, distance = task.draw(rows, task.keys, 1, Generator().manual_seed(SEED + number))
+    with one_thread():
+        _, context = model.prefill(ids[:, :-1], capacity=ids.shape[1])
+    return ids, answers, distance, context
 
 
 @torch.no_grad()
@@ -61,7 +75,7 @@ def cached(model: Model | Dense, ids: Tensor) -> list[Layer]:
     """What each layer caches of ids (B, S) without the last token, and what the last token asks of it."""
     found: list[Layer] = []
     weights = [value for name, value in model.named_parameters() if name.endswith("w_ukv")]
-    _, filled = model.prefill(ids[:, :-1], capacity=ids.shape[1])
+    _, context = model.prefill(ids[:, :-1], capacity=ids.shape[1])
 
     def latents(q: Tensor, tokens: Tensor, *, value_dim: int, scale: float, lengths: Tensor | None = None) -> Tensor:
         heads = weights[len(found)].view(q.shape[2], -1, value_dim)  # (H, N+V, C): W_UK, then W_UV
@@ -74,7 +88,7 @@ def cached(model: Model | Dense, ids: Tensor) -> list[Layer]:
         found.append(Layer(q[:, 0], (k.transpose(1, 2).clone(), v.transpose(1, 2).clone()), scale))
         return TORCH.attention(q, k, v, scale=scale, **rest)
 
-    twin(model, replace(TORCH, name="recording", attention=keys, mla_decode=latents)).decode(ids[:, -1:], filled)
+    twin(model, replace(TORCH, name="recording", attention=keys, mla_decode=latents)).decode(ids[:, -1:], context)
     return found
 
 
