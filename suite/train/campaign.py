@@ -22,7 +22,7 @@ METRIC = "run_loss"
 HELD_OUT = "held out, "
 ALIKE = 0.01  # of the first loss, that of a model which knows nothing; a wrong product moves it by more
 # What a case's shape may say of a plan.
-OPTIONS = frozenset({"steps", "batch", "length", "rate", "warmup", "last", "corpus", "held_out"})
+OPTIONS = frozenset({"shared", "batch", "length", "rate", "warmup", "last", "corpus", "held_out"})
 
 
 class Kept(NamedTuple):
@@ -33,9 +33,12 @@ class Kept(NamedTuple):
 
 
 def plan_of(shape: Mapping[str, Any], device: str, model: str = "") -> Plan:
-    """The plan of a case's shape: its ``model`` is a proxy, unless another is named. Raises BadInput."""
-    proxy = proxies.read(model or shape["model"])
-    options = {key: shape[key] for key in OPTIONS & shape.keys()}
+    """The plan of a case's shape: its ``model`` is a proxy, unless another is named. Raises BadInput.
+
+    Its ``steps`` come after the ``shared`` ones.
+    """
+    proxy, shared = proxies.read(model or shape["model"]), shape.get("shared", 0)
+    options = {key: shape[key] for key in OPTIONS & shape.keys()} | {"steps": shared + shape["steps"]}
     return Plan(model=proxy.preset, change=proxy.change, device=device, **options)
 
 
@@ -52,8 +55,10 @@ class Campaign:
         plan = plan_of(shape, self.device)
         runs = self.runs({name: replace(plan, recipe=name) for name in (base, recipe)})
         pairs = zip(runs[recipe], runs[base], strict=True)
-        found = [late(gaps(mine.losses, other.losses, shape["window"])) for mine, other in pairs]
-        about = f"against {base}, second half of {plan.steps} steps; {self.common(plan)}"
+        first, window = plan.shared, shape["window"]
+        found = [late(gaps(mine.losses[first:], other.losses[first:], window)) for mine, other in pairs]
+        behind = f" behind {first} shared ones" if first else ""
+        about = f"against {base}, second half of {plan.steps - first} steps{behind}; {self.common(plan)}"
         self.record(found, convention=about, precision=precision_of(replace(plan, recipe=recipe)))
         return found
 

@@ -25,7 +25,8 @@ class Plan:
 
     ``model`` is a preset or a config.json with ``change`` put into it. ``recipe`` is "fp32", or a name of
     precision.RECIPES: those train BF16 weights over FP32 master weights. Runs with the same ``init`` begin from the
-    same master weights, with the same ``order`` they see the same data, whatever their recipe. Optimiser as in V3
+    same master weights, with the same ``order`` they see the same data, whatever their recipe; the first ``shared``
+    of the steps are made in FP32 by all of them, so that they part once learning is steady. Optimiser as in V3
     (report, section 4.2), the learning rate ``rate`` after a linear warm-up, falling by a cosine to ``last`` of it.
     """
 
@@ -34,6 +35,7 @@ class Plan:
     recipe: str = FP32
     corpus: str = "stdlib"
     steps: int
+    shared: int = 0
     batch: int
     length: int
     init: int = 0
@@ -58,6 +60,8 @@ class Plan:
         for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise BadInput(f"{name} is {getattr(self, name)}", where="plan", right="more than 0")
+        if not 0 <= self.shared < self.steps:
+            raise BadInput(f"shared is {self.shared}", where="plan", right=f"0 to {self.steps - 1}, less than steps")
 
     @property
     def config(self) -> AnyConfig:

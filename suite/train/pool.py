@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 from v3bench.model_ref.errors import BadInput
@@ -30,28 +31,39 @@ def completed(plans: Sequence[Plan]) -> Iterator[tuple[Plan, Outcome]]:
         for plan in plans:
             yield plan, train(plan)
         return
-    free: SimpleQueue[Process] = SimpleQueue()
+    waiting, lock, ended = list(plans), Lock(), SimpleQueue[tuple[Plan, Outcome | Exception]]()
     busy: set[Process] = set()
-    for child in children():
-        free.put(child)
 
-    def work(plan: Plan) -> Outcome:
-        child = free.get()
-        busy.add(child)
-        try:
-            return read(child.ask({"plan": plan.as_json()}), plan)
-        finally:
+    def next_of(place: int) -> Plan | None:
+        """What a child does next: a run of its own seeds, whose beginning it may know; else anyone's."""
+        with lock:
+            own = [plan for plan in waiting if plan.init % len(children()) == place]
+            plan = next(iter(own or waiting[::-1]), None)
+            if plan is not None:
+                waiting.remove(plan)
+            return plan
+
+    def work(place: int) -> None:
+        child = children()[place]
+        while (plan := next_of(place)) is not None:
+            busy.add(child)
+            try:
+                ended.put((plan, read(child.ask({"plan": plan.as_json()}), plan)))
+            except Exception as error:  # raised again where it is waited for
+                ended.put((plan, error))
             busy.discard(child)
-            free.put(child)
 
     with ThreadPoolExecutor(len(children())) as pool:
-        futures = {pool.submit(work, plan): plan for plan in plans}
+        for place in range(len(children())):
+            pool.submit(work, place)
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            for _ in plans:
+                plan, outcome = ended.get()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield plan, outcome
         except BaseException:
-            for future in futures:
-                future.cancel()
+            waiting.clear()
             for child in tuple(busy):
                 if child.child is not None:
                     child.child.kill()  # its next run begins another process

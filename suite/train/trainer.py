@@ -125,7 +125,7 @@ class Trainer:
             master.copy_(tensors.pop(f"master.{name}"))
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}.{name}" in tensors:
-                    self.optimizer.state[master][key] = tensors.pop(f"{key}.{name}").to(master.device)
+                    self.optimizer.state[master][key] = tensors.pop(f"{key}.{name}").to(master.device, copy=True)
         for name, buffer in self.buffers().items():
             buffer.copy_(tensors.pop(f"buffer.{name}"))
         self.losses.copy_(tensors.pop("losses"))

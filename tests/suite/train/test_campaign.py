@@ -81,6 +81,16 @@ def test_a_gap_for_each_seed(recorder, made, small):
     assert found[0] == pairs.late(pairs.gaps(losses["fp8", 0], losses["bf16", 0], 2))
 
 
+def test_a_gap_is_taken_behind_the_shared_steps(recorder, made):
+    one = recorder(shape={"shared": 3})
+    found = Campaign(one, "cpu").gaps("fp8")
+    assert {(p.steps, p.shared) for p in made} == {(11, 3)}
+    mine, other = (outcome(next(p for p in made if p.recipe == name)).losses for name in ("fp8", "bf16"))
+    assert mine[:3] == other[:3]
+    assert found[0] == pairs.late(pairs.gaps(mine[3:], other[3:], 2))
+    assert one.pending[0].convention.startswith("against bf16, second half of 8 steps behind 3 shared ones; corpus")
+
+
 def test_runs_are_kept_as_they_end_and_made_once(recorder, made, small):
     one = recorder()
     Campaign(one, "cpu").gaps("fp8")

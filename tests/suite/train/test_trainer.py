@@ -94,6 +94,16 @@ def test_another_plan_or_corpus_is_refused(plan, small, tmp_path):
         checkpoint.train(plan, path=path)
 
 
+def test_runs_share_their_beginning(plan, small):
+    """The shared steps are FP32's, to the bit, and so is the rest of an FP32 run; another recipe parts from it then."""
+    whole = checkpoint.train(plan)
+    assert checkpoint.train(replace(plan, shared=5)) == whole
+    apart = checkpoint.train(replace(plan, shared=5, recipe="bf16"))
+    assert apart.losses[:5] == whole.losses[:5]
+    assert all(one != other for one, other in zip(apart.losses[5:], whole.losses[5:], strict=True))
+    assert checkpoint.train(replace(plan, shared=5, recipe="bf16")) == apart  # the kept beginning has not moved
+
+
 def test_masters_are_the_same_whatever_the_recipe(plan, small):
     runs = [Trainer(replace(plan, recipe=recipe), small) for recipe in ("fp32", "bf16", "fp8")]
     for name, master in runs[0].masters.items():
@@ -187,6 +197,8 @@ def test_plans(plan):
         replace(plan, recipe="fp7")
     with pytest.raises(BadInput, match="batch is 0"):
         replace(plan, batch=0)
+    with pytest.raises(BadInput, match="shared is 8; expected 0 to 7, less than steps"):
+        replace(plan, shared=8)
     with pytest.raises(BadInput, match="vocab_size 100"):
         Trainer(replace(plan, change={**plan.change, "vocab_size": 100}), corpus.load(plan.corpus))
 
