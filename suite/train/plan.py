@@ -86,7 +86,15 @@ class Plan:
             from v3bench.kernels import triton_ops
 
             return triton_ops.fp8()
-        return precision.ops(precision.RECIPES[self.recipe])
+        return precision.ops(precision.RECIPES[self.recipe], compute=self.compute)
+
+    @property
+    def compute(self) -> torch.dtype:
+        """What emulated operands are multiplied in: on a GPU BF16, as float32 has no tensor cores.
+
+        There a value of few bits times its scale is rounded to BF16's 8 bits before it is multiplied.
+        """
+        return torch.bfloat16 if self.device == "cuda" else torch.float32
 
     def rate_at(self, step: int) -> float:
         """Learning rate of the step, counted from 0."""
