@@ -15,6 +15,7 @@ from v3bench.suite.report import accumulation_chart, layer_chart, loss_chart
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.display import fixed, number
+from v3bench.suite.report.format_tables import format_tables
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run
 
@@ -80,6 +81,7 @@ def budget_parts(runs: Sequence[Run], note: str) -> list[dict[str, Any]]:
             *layer_chart.product_tables(frame, who),
             layer_chart.logits_table(run.measurements, who),
             *(loss_chart.gap_table(case, gaps, who) for case, gaps in losses.items()),
+            *format_tables(run.measurements, who),
         ]
         tables += [table for table in behind if len(table.frame)]
     part = {"id": "fp8-budget", "title": "FP8 error budget", "text": TEXT, "charts": charts, "tables": tables}
