@@ -6,6 +6,8 @@ from functools import cache
 
 import pytest
 from v3bench.model_ref.errors import BadInput
+from v3bench.suite.laws import flops, params
+from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter.measure import ONCE
 from v3bench.suite.meter.recorder import Recorder
@@ -181,6 +183,37 @@ def test_proxies():
     with pytest.raises(BadInput, match="no proxy 'v4'"):
         proxies.read("v4")
     assert proxies.tried("proxy.fp8/emulated") == "fp8"
+
+
+def trained_cases():
+    return [case for case in cases.load().values() if case.bench in ("loss_gap", "held_out", "train_step_precision")]
+
+
+@pytest.mark.parametrize("case", trained_cases(), ids=lambda case: case.name)
+def test_every_case_has_a_plan_within_one_epoch(case):
+    models = ("mha", "mla") if case.bench == "held_out" else ("",)
+    for one in (campaign.plan_of(case.shape, "cpu", model) for model in models):
+        if one.corpus == "stdlib":  # what else is installed differs from machine to machine
+            tokens = corpus.load("stdlib").train
+            corpus.Batches(tokens, one.batch, one.length, 0).need(one.steps, one.corpus)
+        assert one.config.vocab_size == corpus.WORDS
+    if case.bench == "loss_gap":
+        assert case.shape["seeds"] >= gap.FEWEST
+        assert case.shape["steps"] // case.shape["window"] >= 4
+        tried = {proxies.tried(subject) for subject in case.subjects}
+        assert tried >= {"bf16", "fp8", "control-2-bit"}  # floor, recipe and control
+
+
+def test_the_full_case_is_of_the_size_it_says():
+    shape = cases.load()["loss-gap-full"].shape
+    one = campaign.plan_of(shape, "cuda")
+    counted = params.count(one.config)
+    assert counted.total >= 300e6
+    assert counted.activated <= 40e6
+    assert shape["steps"] * one.batch * one.length >= 20e6
+    assert flops.train(one.config, one.length) / one.length == pytest.approx(34.4e6, rel=0.01)  # as the case says
+    widths = ("hidden_size", "q_lora_rank", "kv_lora_rank", "v_head_dim", "intermediate_size", "moe_intermediate_size")
+    assert all(getattr(one.config, name) % 128 == 0 for name in widths)
 
 
 def test_what_is_on_record_can_be_judged(recorder, made):
