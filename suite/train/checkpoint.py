@@ -25,11 +25,12 @@ def train(plan: Plan, *, path: Path | None = None, every: int = 0, corpus: Corpu
 
     Raises BadInput where the file is of another plan or corpus, and where the corpus is too short.
     """
-    trainer = Trainer(plan, corpus or load(plan.corpus))
-    if path is not None and path.exists():
+    corpus = corpus or load(plan.corpus)
+    saved = path is not None and path.exists()
+    start = begun(replace(plan, recipe=FP32, held_out=0), corpus) if plan.shared and not saved else None
+    trainer = Trainer(plan, corpus, start)
+    if path is not None and saved:
         resume(trainer, path)
-    elif plan.shared:
-        trainer.restore(dict(begun(replace(plan, recipe=FP32, held_out=0), trainer.corpus)))
     while trainer.done < plan.steps:
         trainer.step()
         due = bool(every) and trainer.done % every == 0

@@ -6,8 +6,7 @@ FP32 too (V3's, in BF16, are a part of its recipe that is not tested here).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,19 +31,22 @@ class Outcome(NamedTuple):
 
 
 class Trainer:
-    """A model being trained by a plan on a corpus; ``done`` steps of it are."""
+    """A model being trained by a plan on a corpus; ``done`` steps of it are. It begins anew, or from a ``state``."""
 
-    def __init__(self, plan: Plan, corpus: Corpus) -> None:
+    def __init__(self, plan: Plan, corpus: Corpus, state: Mapping[str, Tensor] | None = None) -> None:
         config = plan.config
         if config.vocab_size < WORDS:
             raise BadInput(f"vocab_size {config.vocab_size}", where=plan.model, right=f"at least {WORDS}: bytes")
         self.plan, self.corpus, self.done = plan, corpus, 0
         self.batches = Batches(corpus.train, plan.batch, plan.length, plan.order)
         self.batches.need(plan.steps, corpus.name)
-        with no_chance():
-            self.model = models.build(config, device="cpu", dtype=torch.float32, ops=plan.ops(), mtp=plan.mtp)
-        self.model.reset_parameters(torch.Generator().manual_seed(plan.init))  # on the CPU: the same for every device
-        self.model.to(plan.device)
+        self.model = models.build(config, device="meta", dtype=torch.float32, ops=plan.ops(), mtp=plan.mtp)
+        if state is None:  # on the CPU: the same weights whatever the device
+            self.model.to_empty(device="cpu")
+            self.model.reset_parameters(torch.Generator().manual_seed(plan.init))
+            self.model.to(plan.device)
+        else:
+            self.model.to_empty(device=plan.device)
         self.parameters = dict(self.model.named_parameters())
         self.masters = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         for parameter in self.parameters.values():
@@ -54,6 +56,8 @@ class Trainer:
         groups = [{"params": matrices, "weight_decay": plan.decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, betas=plan.betas, fused=True)
         self.losses = torch.zeros(plan.steps, dtype=torch.float64, device=plan.device)
+        if state is not None:
+            self.restore(state)
 
     def step(self) -> None:
         """One batch: forward, backward, clipping, AdamW, and V3's update of the balancing biases."""
@@ -119,17 +123,17 @@ class Trainer:
         return tensors | {"losses": self.losses, "done": torch.tensor(self.done)}
 
     @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a ``state``. Raises KeyError and RuntimeError for one of another model."""
         for name, master in self.masters.items():
-            master.copy_(tensors.pop(f"master.{name}"))
+            master.copy_(tensors[f"master.{name}"])
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}.{name}" in tensors:
-                    self.optimizer.state[master][key] = tensors.pop(f"{key}.{name}").to(master.device, copy=True)
+                    self.optimizer.state[master][key] = tensors[f"{key}.{name}"].to(master.device, copy=True)
         for name, buffer in self.buffers().items():
-            buffer.copy_(tensors.pop(f"buffer.{name}"))
-        self.losses.copy_(tensors.pop("losses"))
-        self.done = int(tensors.pop("done"))
+            buffer.copy_(tensors[f"buffer.{name}"])
+        self.losses.copy_(tensors["losses"])
+        self.done = int(tensors["done"])
         self.spread()
 
     def buffers(self) -> dict[str, Tensor]:
@@ -144,13 +148,3 @@ class Trainer:
             return Outcome(losses[:first], None, self.corpus.sha256, f"the loss of step {first} is {losses[first]}")
         held_out = self.held_out_loss(self.plan.held_out) if self.plan.held_out else None
         return Outcome(losses, held_out, self.corpus.sha256)
-
-
-@contextmanager
-def no_chance() -> Iterator[None]:
-    """Leave torch's global generator as it was: modules draw from it as they are made."""
-    before = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
