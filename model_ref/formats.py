@@ -2,7 +2,7 @@
 
     Format    sign, exponent and mantissa bits, and what the highest exponent holds
     cast      the raw cast: to nearest even, with subnormals and overflow
-    rounded   the same for values that cannot overflow, in any unit, faster
+    rounded   the same for values that cannot overflow, faster
 
 Only values are emulated, not their bits: a tensor stays float32 or float64.
 """
@@ -88,16 +88,15 @@ def cast(x: Tensor, form: Format) -> Tensor:
     return out.copysign_(x)
 
 
-def rounded(x: Tensor, form: Format, unit: Tensor | float = 1.0) -> Tensor:
-    """x float32 or float64 -> the nearest of ``form``'s values times ``unit``, powers of two; ties to even.
+def rounded(x: Tensor, form: Format) -> Tensor:
+    """x float32 or float64 -> the nearest of ``form``'s values, ties to even.
 
     Nothing is done about overflow and the sign of zero. Infinity becomes NaN.
     """
     integer, mask = EXPONENT[x.dtype]
     # The power of two below |x|, but not below where subnormals begin.
     power = x.view(integer).bitwise_and(mask).view(x.dtype)
-    least = unit * form.least_normal
-    power = torch.maximum(power, least, out=power) if isinstance(least, Tensor) else power.clamp_(min=least)
+    power = power.clamp_(min=form.least_normal)
     # Adding 1.5 x 2^k pushes all digits but the wanted ones out of the significand: the sum is rounded to them.
     shift = 1.5 * 2.0 ** (SIGNIFICAND[x.dtype] - form.mantissa)
     return torch.add(x, power, alpha=shift).sub_(power, alpha=shift)

@@ -7,6 +7,8 @@
     on_kernels the same on this project's Triton kernels
 
 Outside stay embedding, head, gate, norms, attention core, MTP's eh_proj, and the optimiser with its master weights.
+Not told apart, though V3 does: scales of a power of two where values are sent or follow the attention, its optimiser's
+states in BF16, and attention's own backward pass, which reads there what was kept. A gradient has its weight's type.
 Emulated operands are float32 numbers that the format holds; they are multiplied and added in ``compute``, so what is
 emulated is the operands' rounding. What a tensor core's short sums add to it is in suite/laws/numerics.py.
 
@@ -51,8 +53,9 @@ class Recipe:
     forward   x (T, K), W (N, K), summed along K
     dgrad     dy (T, N), W (N, K), along N
     wgrad     dy (T, N), x (T, K), along T
-    ``kept``  what an input that follows the attention is rounded to, to be kept for wgrad
-    ``high``  products, by the name of their weight, that stay out
+    ``kept``             what x is kept as for wgrad, which quantises it again; None: as it is
+    ``after_attention``  the same where x is the output of attention
+    ``high``             products, by the name of their weight, that stay out
     """
 
     name: str
@@ -60,6 +63,7 @@ class Recipe:
     dgrad: Operands = PLAIN
     wgrad: Operands = PLAIN
     kept: Scaling | None = None
+    after_attention: Scaling | None = None
     high: frozenset[str] = HIGH
 
 
@@ -99,14 +103,18 @@ def block_wise(name: str) -> Recipe:
 
 
 BF16 = Recipe("bf16")
-FP8 = tiled("fp8")  # DeepSeek-V3: E4M3 throughout, scales in FP32
+FP8 = tiled("fp8")  # E4M3 throughout, scales in FP32; as on the kernels, wgrad quantises x itself
+KEPT_E5M6 = Scaling(E5M6, (1, TILE), power_of_two=True)
+# As the report trains (section 3.3.3): what forward has quantised is kept, and quantised again along the tokens.
+V3 = tiled("fp8-kept", kept=Scaling(E4M3, (1, TILE), RELEASED), after_attention=KEPT_E5M6)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         BF16,
         FP8,
+        V3,
         tiled("fp8-ue8m0", power_of_two=True),
-        tiled("fp8-e5m6", kept=Scaling(E5M6, (1, TILE), power_of_two=True)),
+        tiled("fp8-e5m6", after_attention=KEPT_E5M6),
         tiled("fp8-e5m2-gradients", gradient=E5M2),
         block_wise("fp8-block-gradients"),
         uniform("fp8-per-token", E4M3, (1, 0), (1, 0)),
@@ -132,7 +140,7 @@ def ops(recipe: Recipe, base: Ops = TORCH, *, compute: torch.dtype = torch.float
         norm_linear=partial(norm_linear.composed, rms_norm=base.rms_norm, product=one),
         attention=partial(attention, inner=base.attention, compute=compute),
         ffn=partial(ffn.composed, rms_norm=base.rms_norm, product=one, activation=swiglu.swiglu),
-        experts=partial(experts.grouped, gemm=partial(product, recipe=recipe, compute=compute)),
+        experts=partial(experts.grouped, gemm=partial(product, recipe=at(recipe), compute=compute)),
     )
 
 
@@ -162,11 +170,12 @@ def linear(
     return y if b is None else y + b
 
 
-def at(recipe: Recipe, site: str) -> Recipe:
+def at(recipe: Recipe, site: str = "") -> Recipe:
     """The recipe of one product, by the name of its weight where that has one."""
     if site in recipe.high:
-        return replace(recipe, forward=PLAIN, dgrad=PLAIN, wgrad=PLAIN, kept=None)
-    return recipe if site == AFTER_ATTENTION else replace(recipe, kept=None)
+        return replace(recipe, forward=PLAIN, dgrad=PLAIN, wgrad=PLAIN, kept=None, after_attention=None)
+    after = recipe.after_attention if site == AFTER_ATTENTION else None
+    return replace(recipe, kept=after or recipe.kept, after_attention=None)
 
 
 def product(
@@ -174,8 +183,7 @@ def product(
 ) -> Tensor:
     """x (T, K), w (N, K) -> (T, N) in x's dtype, differentiable.
 
-    With offsets int32 (E), the ends of each expert's rows, w is (E, N, K). Where ``recipe.kept`` is set, x is taken for
-    what follows the attention.
+    With offsets int32 (E), the ends of each expert's rows, w is (E, N, K). The recipe is that of this product (``at``).
     """
     if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
         y: Tensor = Product.apply(x, w, offsets, recipe, compute)
@@ -209,12 +217,12 @@ class Product(torch.autograd.Function):
 
 def forward(recipe: Recipe, x: Tensor, right: Tensor, offsets: Tensor | None, compute: torch.dtype) -> Tensor:
     """x (T, K), ``right`` what W (N, K) became -> y (T, N) in x's dtype."""
-    return times(quantized(recipe.forward.left, x, compute), right, offsets).to(x.dtype)
+    return times(quantized(recipe.forward.left, x, compute, offsets), right, offsets).to(x.dtype)
 
 
 def dgrad(recipe: Recipe, dy: Tensor, right: Tensor, offsets: Tensor | None, compute: torch.dtype) -> Tensor:
     """dy (T, N), ``right`` what W (N, K) became -> dx (T, K) in dy's dtype."""
-    return times(quantized(recipe.dgrad.left, dy, compute), right.transpose(-2, -1), offsets).to(dy.dtype)
+    return times(quantized(recipe.dgrad.left, dy, compute, offsets), right.transpose(-2, -1), offsets).to(dy.dtype)
 
 
 def wgrad(recipe: Recipe, dy: Tensor, x: Tensor, offsets: Tensor | None, compute: torch.dtype) -> Tensor:

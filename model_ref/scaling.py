@@ -40,8 +40,6 @@ class Scaling:
             return x.to(torch.promote_types(x.dtype, torch.float32))
         boxes = self.split(x)
         scale, inverse = self.scales(boxes)
-        if self.power_of_two:  # rounding in the scale's unit saves two multiplications
-            return joined(rounded(boxes, self.form, scale), x.shape)
         return joined(rounded(boxes * inverse, self.form).mul_(scale), x.shape)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class Probe:
             linear=self.linear,
             norm_linear=partial(norm_linear.composed, rms_norm=base.rms_norm, product=self.linear),
             ffn=partial(ffn.composed, rms_norm=base.rms_norm, product=self.linear, activation=swiglu.swiglu),
-            experts=partial(experts.grouped, gemm=partial(self.product, recipe=recipe)),
+            experts=partial(experts.grouped, gemm=partial(self.product, recipe=precision.at(recipe))),
         )
 
     def attach(self, model: nn.Module) -> None:

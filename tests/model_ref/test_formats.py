@@ -80,11 +80,9 @@ def test_beyond_the_largest_a_finite_format_saturates_and_others_overflow(form):
 @settings(max_examples=200, deadline=None)
 @given(
     st.floats(-400, 400, width=32),
-    st.sampled_from([form for form in FORMATS.values() if form.largest >= 400 or form.finite]),
-    st.integers(-40, 40),
+    st.sampled_from(list(FORMATS.values())),
 )
-def test_rounding_in_a_unit_is_rounding_of_the_quotient(x, form, power):
-    unit = 2.0**power
+def test_rounding_errs_by_half_a_step_at_most(x, form):
     value = torch.tensor([x], dtype=torch.float64).clamp(-form.largest, form.largest)
-    assert torch.equal(rounded(value * unit, form, unit), cast(value, form) * unit)
+    assert torch.equal(rounded(value, form), cast(value, form))
     assert abs(float(cast(value, form)) - float(value)) <= max(abs(float(value)) * form.half_step, form.least / 2)

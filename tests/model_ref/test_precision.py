@@ -104,7 +104,7 @@ def test_nan_and_infinity_spread_over_their_tile_only():
 def test_what_follows_the_attention_is_kept_in_fewer_bits_for_wgrad_alone():
     x, w, dy = normal(130, 32), normal(16, 32, seed=1), normal(130, 16, seed=2)
     kept = Scaling(E5M6, (1, 128), power_of_two=True)
-    assert RECIPES["fp8-e5m6"].kept == kept
+    assert RECIPES["fp8-e5m6"].after_attention == kept
     y, dx, dw = gradients(emulated(replace(FP8, kept=kept)), x, w, dy)
     plain = gradients(emulated(FP8), x, w, dy)
     assert torch.equal(y, plain[0])
@@ -117,6 +117,27 @@ def test_what_follows_the_attention_is_kept_in_fewer_bits_for_wgrad_alone():
 
     assert torch.equal(gradients(layer("w_o"), x, w, dy)[2], dw)
     assert torch.equal(gradients(layer(""), x, w, dy)[2], plain[2])
+
+
+def test_what_was_kept_in_fp8_is_quantised_twice_and_errs_more():
+    x, w, dy = normal(256, 128), normal(16, 128, seed=1), normal(256, 16, seed=2)
+    exact = dy.T @ x
+    V3 = RECIPES["fp8-kept"]
+    once, twice = (gradients(emulated(precision.at(recipe)), x, w, dy) for recipe in (FP8, V3))
+    assert torch.equal(once[0], twice[0])
+    assert torch.equal(once[1], twice[1])
+    assert (once[2] - exact).norm() < (twice[2] - exact).norm()
+    assert V3.kept is not None
+    assert torch.equal(twice[2], gradients(emulated(FP8), V3.kept(x), w, dy)[2])
+    assert precision.at(V3, "w_o").kept == V3.after_attention != V3.kept
+
+
+def test_blocks_of_gradients_do_not_span_experts():
+    dy = torch.cat((torch.full((64, 128), 1e-4), torch.full((64, 128), 100.0)))
+    offsets = torch.tensor([64, 128]).int()
+    w = torch.eye(128).expand(2, 128, 128)
+    dx = gradients(emulated(RECIPES["fp8-block-gradients"], offsets=offsets), normal(128, 128), w, dy)[1]
+    torch.testing.assert_close(dx[:64], dy[:64], rtol=0.07, atol=0)
 
 
 @pytest.mark.parametrize("site", sorted(precision.HIGH))

@@ -61,6 +61,17 @@ def test_a_box_that_holds_nan_or_infinity_becomes_nan_throughout_and_no_other(ba
     assert torch.equal(y.isnan(), wrong)
 
 
+@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
+@pytest.mark.parametrize("power_of_two", [False, True])
+def test_values_of_any_finite_size_stay_finite(form, power_of_two):
+    scaling = Scaling(form, (1, 128), power_of_two=power_of_two)
+    for power in (-140, -100, -20, 60, 105, 127):
+        x = matrix(2, 128).sign() * torch.linspace(0.5, 1, 128) * 2.0**power
+        codes, scales = scaling.codes(x)
+        assert bool(scaling(x).isfinite().all())
+        assert torch.equal(scaling(x), codes * scales)
+
+
 def test_zeros_and_subnormals_stay_finite():
     for x in (torch.zeros(2, 128), torch.full((2, 128), 1e-42), torch.full((2, 128), 2.0**-126)):
         for power_of_two in (False, True):
