@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -50,6 +50,11 @@ class Layer:
     value_dim: int = 0
     w_uv: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Layer:
+        """The same on another device."""
+        w_uv = None if self.w_uv is None else self.w_uv.to(device)
+        return replace(self, q=self.q.to(device), cached=tuple(x.to(device) for x in self.cached), w_uv=w_uv)
+
     def attend(self, cached: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Cached tensors, perhaps of fewer tokens -> weights (B, H, L) and outputs (B, H, V)."""
         k, v = (cached[0], cached[0][..., : self.value_dim]) if len(cached) == 1 else cached
@@ -74,12 +79,13 @@ class Cost:
     worst_lost: float  # of a head
 
 
+BYTES = "kv_bytes_per_token_and_layer"
 FIGURES = (  # metric, field of Cost, what the convention adds
     ("relative_error", "relative", "root mean square"),
     ("worst_row_error", "worst_head", "a row is a head"),
     ("cosine", "cosine", "all heads"),
     ("cosine", "worst_cosine", "worst head"),
-    ("kv_bytes_per_token_and_layer", "bytes_per_token", ""),
+    (BYTES, "bytes_per_token", ""),
     ("attention_lost", "lost", "mean of the heads"),
     ("attention_lost", "worst_lost", "worst head"),
 )

@@ -14,7 +14,7 @@ from v3bench.suite.meter.measurement import AREAS, Basis
 
 PATH = Path(__file__).parent / "cases.toml"
 PROFILES = ("smoke", "quick", "standard", "full")
-NEEDS = {"cuda": "needs a CUDA device", "cpu": "is for a CPU: kernels run interpreted"}
+NEEDS = {"cuda": "needs a CUDA device", "cpu": "is for a CPU"}
 
 
 @dataclass(frozen=True, kw_only=True)

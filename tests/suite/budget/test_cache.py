@@ -122,3 +122,10 @@ def test_what_does_not_exist_is_refused(make, what):
 def test_windows_by_name():
     assert storages("gqa", "window-8-sinks-2") == (kv_formats.Window(8, 2), kv_formats.Window(8, 2))
     assert storages("mla", "window-8", 32) == (kv_formats.Window(8),)
+
+
+def test_a_layer_moves_whole():
+    layer = synthetic("deepseek-v3", "gaussian", 4)
+    moved = layer.to("meta")
+    assert {x.device.type for x in (moved.q, *moved.cached, moved.w_uv)} == {"meta"}
+    assert (moved.scale, moved.value_dim) == (layer.scale, layer.value_dim)
