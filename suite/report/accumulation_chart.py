@@ -11,6 +11,7 @@ from v3bench.suite.ledger import claims
 from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.meter.scale import TENSOR_CORE
 from v3bench.suite.report.chart_style import INK, SOFT, TICK, Drawing, drawing
+from v3bench.suite.report.current import current
 from v3bench.suite.report.display import number
 from v3bench.suite.report.tables import Column, Table
 
@@ -45,8 +46,8 @@ def modelled() -> pd.DataFrame:
 def measured(records: Iterable[Measurement]) -> pd.DataFrame:
     """K, series, error of a run's records of a GPU's tensor core, the last of each."""
     found: dict[tuple[int, str], float] = {}
-    for m in records:
-        if m.subject == TENSOR_CORE and m.metric == "relative_error" and m.status == "ok" and m.impl in PROMOTIONS:
+    for m in current(records, bench="accumulation"):
+        if m.subject == TENSOR_CORE and m.metric == "relative_error" and m.impl in PROMOTIONS:
             for kind in OPERANDS:
                 k = m.convention.partition(f"; {kind}, K = ")[2].partition(",")[0]
                 if k.isdecimal():

@@ -14,6 +14,7 @@ from v3bench.suite.ledger.cases import Case
 from v3bench.suite.report import accumulation_chart, layer_chart, loss_chart
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.bundle import available
+from v3bench.suite.report.current import current
 from v3bench.suite.report.display import fixed, number
 from v3bench.suite.report.format_tables import format_tables
 from v3bench.suite.report.tables import Column, Table
@@ -44,12 +45,8 @@ class Found:
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        versions = {case.name: case.version for case in cases.load().values()}
-        return cls({
-            (m.case, m.subject, m.metric, m.convention): median(m.samples)
-            for m in run.measurements
-            if (m.area, m.status) == (AREA, "ok") and versions.get(m.case) == m.case_version
-        })  # fmt: skip
+        records = current(run.measurements, area=AREA)
+        return cls({(m.case, m.subject, m.metric, m.convention): median(m.samples) for m in records})
 
     def value(self, case: Case, subject: str, metric: str, convention: str = "") -> float | None:
         return self.values.get((case.name, subject, metric, convention))

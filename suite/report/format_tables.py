@@ -10,6 +10,7 @@ from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.report.accumulation_chart import percent
+from v3bench.suite.report.current import current
 from v3bench.suite.report.display import fixed, number
 from v3bench.suite.report.tables import Column, Table
 
@@ -33,10 +34,12 @@ TRANSPORT_NOTE = (
 def format_tables(records: Sequence[Measurement], who: str) -> list[Table]:
     """The tables of a run, one for each subject of a case that has records."""
     tables = []
-    for case in cases.load().values():
-        if make := TABLES.get(case.bench):
-            own = [m for m in records if (m.case, m.case_version, m.status) == (case.name, case.version, "ok")]
-            tables += make(case, own, who) if own else []
+    for bench, make in TABLES.items():
+        by_case: dict[str, list[Measurement]] = {}
+        for m in current(records, bench=bench):
+            by_case.setdefault(m.case, []).append(m)
+        for case in cases.load().values():
+            tables += make(case, by_case[case.name], who) if case.name in by_case else []
     return tables
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from statistics import median
 
 import pandas as pd
-from v3bench.suite.ledger import cases
 from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.chart_style import Drawing, drawing
+from v3bench.suite.report.current import current
 from v3bench.suite.report.display import number
 from v3bench.suite.report.tables import Column, Table
 
@@ -33,13 +33,11 @@ LOGITS_NOTE = (
 
 def errors(records: Sequence[Measurement]) -> pd.DataFrame:
     """A row for each product and each state of a run's layers, the last record of each; COLUMNS."""
-    versions = {case.name: case.version for case in cases.load().values() if case.bench == "layers"}
     found: dict[tuple[str, ...], dict[str, float]] = {}
-    for m in records:
-        if m.status == "ok" and versions.get(m.case) == m.case_version:
-            weight, gemm, _ = m.convention.split("; ", 2)
-            key = (m.case, m.subject.partition(".")[2], m.impl, weight, gemm)
-            found.setdefault(key, {})["cosine" if m.metric == "cosine" else "error"] = median(m.samples)
+    for m in current(records, bench="layers"):
+        weight, gemm, _ = m.convention.split("; ", 2)
+        key = (m.case, m.subject.partition(".")[2], m.impl, weight, gemm)
+        found.setdefault(key, {})["cosine" if m.metric == "cosine" else "error"] = median(m.samples)
     return pd.DataFrame([[*key, v.get("error"), v.get("cosine")] for key, v in found.items()], columns=COLUMNS)
 
 
@@ -87,13 +85,11 @@ def product_tables(frame: pd.DataFrame, who: str) -> list[Table]:
 
 def recorded_table(records: Sequence[Measurement], who: str) -> Table:
     """A row for each quantiser and proxy: what it does to the inputs of the products of the layers."""
-    known = {case.name: case.version for case in cases.load().values() if case.bench == "recorded"}
     rows: dict[tuple[str, str], dict[str, float]] = {}
-    for m in records:
-        if m.status == "ok" and known.get(m.case) == m.case_version:
-            proxy = m.convention.partition("activations of ")[2].partition(",")[0]
-            row = rows.setdefault((proxy, m.subject.partition(".")[2]), {})
-            row |= {m.metric: median(m.samples), f"worst {m.metric}": max(m.samples), "inputs": len(m.samples)}
+    for m in current(records, bench="recorded"):
+        proxy = m.convention.partition("activations of ")[2].partition(",")[0]
+        row = rows.setdefault((proxy, m.subject.partition(".")[2]), {})
+        row |= {m.metric: median(m.samples), f"worst {m.metric}": max(m.samples), "inputs": len(m.samples)}
     columns = (
         Column("proxy", "Proxy"), Column("quantiser", "Quantiser"), Column("inputs", "Inputs", True),
         Column("relative_error", "Relative error, median, %", True, percent),
@@ -108,11 +104,9 @@ def recorded_table(records: Sequence[Measurement], who: str) -> Table:
 
 def logits_table(records: Sequence[Measurement], who: str) -> Table:
     """A row for each proxy and recipe: divergence, changed choices, perplexity."""
-    known = {case.name: case.version for case in cases.load().values() if case.bench == "logits"}
     rows: dict[tuple[str, str], dict[str, float]] = {}
-    for m in records:
-        if m.status == "ok" and known.get(m.case) == m.case_version:
-            rows.setdefault((m.subject.partition(".")[2], m.impl), {})[m.metric] = median(m.samples)
+    for m in current(records, bench="logits"):
+        rows.setdefault((m.subject.partition(".")[2], m.impl), {})[m.metric] = median(m.samples)
     columns = (
         Column("proxy", "Proxy"), Column("recipe", "Recipe"),
         Column("kl_divergence", "KL divergence, millinat", True, lambda v: number(1e3 * v, 3, zeros=True)),

@@ -11,6 +11,7 @@ from v3bench.suite.ledger import cases
 from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.chart_style import FIRM, INK, Drawing, drawing
+from v3bench.suite.report.current import current
 from v3bench.suite.report.display import fixed, number
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run
@@ -30,12 +31,10 @@ COLUMNS = ["case", "kind", "bytes", "loss", "low", "high", "seeds", "flops"]
 
 def variants(records: Sequence[Measurement]) -> pd.DataFrame:
     """A row for each case and kind of attention that has a loss; COLUMNS."""
-    known = {case.name: case for case in cases.load().values() if case.area == AREA}
+    known = cases.load()
     by_kind: dict[tuple[str, str], float] = {}
     losses: dict[tuple[str, str], tuple[float, ...]] = {}
-    for m in records:
-        if m.status != "ok" or m.case not in known or known[m.case].version != m.case_version:
-            continue
+    for m in current(records, area=AREA):
         kind = m.subject.partition(".")[2]
         if m.metric == known[m.case].metric:
             if known[m.case].bench == "held_out":
