@@ -17,6 +17,7 @@ from v3bench.suite.train.corpus import Corpus, load
 from v3bench.suite.train.plan import FP32, Plan
 from v3bench.suite.train.trainer import Outcome, Trainer
 
+LOOK = 32  # steps after which a run is asked whether its losses still are numbers
 STARTS = 8  # states that are kept for the runs that begin from them; 15 MB each for a proxy of 1M parameters
 
 
@@ -33,10 +34,10 @@ def train(plan: Plan, *, path: Path | None = None, every: int = 0, corpus: Corpu
         resume(trainer, path)
     while trainer.done < plan.steps:
         trainer.step()
-        due = bool(every) and trainer.done % every == 0
-        if due and not trainer.finite():
+        # To look is to wait for a GPU: not at every step.
+        if trainer.done % LOOK == 0 and not trainer.finite():
             break
-        if due and path is not None:
+        if path is not None and every and trainer.done % every == 0:
             write(trainer, path)
     return trainer.outcome()
 

@@ -79,22 +79,17 @@ class Plan:
         return self.steps * self.batch * self.length
 
     def ops(self) -> Ops:
-        """The implementations. On a GPU FP8 is this project's kernels and BF16 torch's own; all else is emulated."""
-        if self.recipe == FP32 or (self.device == "cuda" and self.recipe == precision.BF16.name):
-            return TORCH
-        if self.device == "cuda" and self.recipe == precision.FP8.name:
-            from v3bench.kernels import triton_ops
-
-            return triton_ops.fp8()
-        return precision.ops(precision.RECIPES[self.recipe], compute=self.compute)
-
-    @property
-    def compute(self) -> torch.dtype:
-        """What emulated operands are multiplied in: on a GPU BF16, as float32 has no tensor cores.
-
-        There a value of few bits times its scale is rounded to BF16's 8 bits before it is multiplied.
+        """The implementations. On a GPU BF16 and FP8 run on this project's kernels; of the others the products are
+        emulated and the rest is BF16's, so that a pair differs in its products and in what is fused with them.
         """
-        return torch.bfloat16 if self.device == "cuda" else torch.float32
+        if self.recipe == FP32:
+            return TORCH
+        recipe = precision.RECIPES[self.recipe]
+        if self.device != "cuda":
+            return precision.ops(recipe)
+        if recipe in (precision.BF16, precision.FP8):
+            return precision.on_kernels(recipe)
+        return precision.ops(recipe, precision.on_kernels(precision.BF16), compute=torch.bfloat16)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of the step, counted from 0."""
