@@ -19,7 +19,11 @@ Larger than the floor is judged by the difference of both, seed by seed.
 
 Whatever the outcome, it says nothing unless the same design tells the recipe from the control: the difference of their
 gaps, seed by seed, has to lie above 0. Where it does not, the outcome carries ``not separated: the test has no power``,
-with the difference found and the least one that would be seen four times in five.
+with the difference found and the least one that would be seen four times in five; or ``coarser than the control``,
+where the difference is shown to lie below 0. A recipe that claims to be no finer than the control is not asked.
+
+``indistinguishable`` has a power of its own: beside it stands the least excess over the floor that would be seen four
+times in five.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ ALPHA = 0.05  # of each one-sided test
 POWER = 0.80
 FEWEST = 3  # seeds
 NO_POWER = "not separated: the test has no power"
+COARSER = "coarser than the control"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class Separation:
         return self.difference.low > 0
 
     @property
+    def coarser(self) -> bool:
+        """Whether the recipe is shown to be the coarser."""
+        return self.difference.high < 0
+
+    @property
     def effect(self) -> float:
         """The difference in its standard deviations."""
         mean = self.difference.mean
@@ -82,13 +92,17 @@ class Separation:
         return power(self.seeds, self.effect)
 
     def __str__(self) -> str:
-        found = f"{self.difference.mean:.3%} apart, {self.detectable:.3%} detectable with a power of {POWER:.0%}"
-        return f"{'separated' if self.separated else NO_POWER}: {found}"
+        word = "separated" if self.separated else COARSER if self.coarser else NO_POWER
+        apart = abs(self.difference.mean) if self.coarser else self.difference.mean
+        return f"{word}: {apart:.3%} apart, {self.detectable:.3%} detectable with a power of {POWER:.0%}"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a recipe's paired runs come to; ``excess`` is the gap less the floor."""
+    """What a recipe's paired runs come to.
+
+    ``excess`` is the gap less the floor, seed by seed; ``least`` the least excess that is seen with a chance of POWER.
+    """
 
     outcome: Outcome
     gap: Interval
@@ -96,6 +110,7 @@ class Judgement:
     excess: Interval
     separation: Separation
     seeds: int
+    least: float
 
     def __str__(self) -> str:
         return self.outcome if self.separation.separated else f"{self.outcome}; {self.separation}"
@@ -104,12 +119,15 @@ class Judgement:
 def judge(gap: Sequence[float], floor: Sequence[float], control: Sequence[float], bar: float) -> Judgement:
     """The gaps of recipe, floor and control, a value for each seed, in one order; the bar in their unit.
 
-    Raises BadInput for fewer than three seeds, and for sequences that do not pair.
+    Raises BadInput for fewer than three seeds, for sequences that do not pair, and for gaps that are not finite.
     """
     if not len(gap) == len(floor) == len(control) or len(gap) < FEWEST:
         what = f"{len(gap)}, {len(floor)} and {len(control)} gaps"
         raise BadInput(what, where="judge", right=f"one for each of at least {FEWEST} seeds")
-    own, excess = interval(gap), interval(less(gap, floor))
+    for values in (gap, floor, control):
+        finite(values)
+    above = less(gap, floor)
+    own, excess = interval(gap), interval(above)
     outcome: Outcome
     if own.low > bar:
         outcome = "exceeds"
@@ -117,7 +135,7 @@ def judge(gap: Sequence[float], floor: Sequence[float], control: Sequence[float]
         outcome = "indistinguishable from the floor"
     else:
         outcome = "below the bar" if own.high < bar else "undecided"
-    return Judgement(outcome, own, interval(floor), excess, separation(gap, control), len(gap))
+    return Judgement(outcome, own, interval(floor), excess, separation(gap, control), len(gap), seen(above))
 
 
 def separation(gap: Sequence[float], control: Sequence[float]) -> Separation:
@@ -126,13 +144,26 @@ def separation(gap: Sequence[float], control: Sequence[float]) -> Separation:
     return Separation(interval(apart), stdev(apart), len(apart))
 
 
+def seen(values: Sequence[float]) -> float:
+    """The least mean over seeds that is seen with a chance of POWER, were the scatter found the true one."""
+    return stdev(values) * detectable(len(values))
+
+
+def finite(values: Sequence[float]) -> None:
+    """Raise BadInput unless all are."""
+    for value in values:
+        if not math.isfinite(value):
+            raise BadInput(f"a gap of {value}", where="gap", right="finite ones, of runs that did not diverge")
+
+
 def less(a: Sequence[float], b: Sequence[float]) -> list[float]:
     """a - b, seed by seed."""
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean, and where two one-sided tests put its limits."""
+    """The mean, and where two one-sided tests put its limits. Raises BadInput for values that are not finite."""
+    finite(values)
     mean, reach = fmean(values), critical(len(values)) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - reach, mean + reach)
 

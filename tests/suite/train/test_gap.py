@@ -2,7 +2,7 @@
 
 import math
 import random
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +59,29 @@ def test_no_power_is_said():
 def test_a_control_that_does_better_is_not_separated():
     found = judge(around(1e-3, 1e-5), around(0, 1e-5, SPREAD[::-1]), around(5e-4, 1e-5, SPREAD[::-1]), BAR)
     assert not found.separation.separated
+
+
+def test_a_recipe_coarser_than_the_control_is_said_to_be():
+    found = judge(around(0.02, 1e-4), around(0, 1e-4, SPREAD[::-1]), around(0.004, 2e-4), BAR)
+    assert found.separation.coarser
+    assert str(found).startswith("exceeds; coarser than the control: 1.600% apart, 0.0")
+    assert gap.NO_POWER not in str(found)
+
+
+def test_the_floor_s_power_is_that_of_the_excess():
+    own, floor = around(1e-4, 1e-4), around(1e-4, 1e-4, SPREAD[::-1])
+    found = judge(own, floor, around(0.001, 1e-4), BAR)
+    assert found.least == pytest.approx(stdev(gap.less(own, floor)) * gap.detectable(4))
+    assert found.excess.low < 0 < found.excess.high < found.least
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", range(3))
+def test_gaps_that_are_not_finite(value, place):
+    sides = [around(0.001, 1e-4), around(0.0, 1e-4), around(0.002, 1e-4)]
+    sides[place] = [value, *sides[place][1:]]
+    with pytest.raises(BadInput, match=f"a gap of {value}:?"):
+        judge(*sides, BAR)
 
 
 def test_bad_input():
