@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -14,6 +13,7 @@ from v3bench.model_ref import precision
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite import models
 from v3bench.suite.models import AnyConfig
+from v3bench.suite.train.schedule import LAST, rate_at
 
 FP32 = "fp32"
 POSITIVE = ("steps", "batch", "length", "rate", "clip")
@@ -42,7 +42,7 @@ class Plan:
     order: int = 0
     rate: float = 1e-3
     warmup: int = 0
-    last: float = 0.1
+    last: float = LAST
     betas: tuple[float, float] = (0.9, 0.95)
     decay: float = 0.1
     clip: float = 1.0
@@ -93,10 +93,7 @@ class Plan:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of the step, counted from 0."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        share = (step - self.warmup) / max(self.steps - self.warmup, 1)
-        return self.rate * (self.last + (1 - self.last) * (1 + math.cos(math.pi * share)) / 2)
+        return rate_at(step, steps=self.steps, rate=self.rate, warmup=self.warmup, last=self.last)
 
     def as_json(self) -> str:
         """The plan as text; equal plans have equal texts."""

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.train import pairs
+from v3bench.suite.train.plan import FP32
 
 
 def test_pairs_share_seeds_and_data(plan):
@@ -17,7 +18,7 @@ def test_pairs_share_seeds_and_data(plan):
 
 
 def test_bases():
-    assert pairs.base_of("bf16") == "fp32"
+    assert pairs.base_of("bf16") == FP32
     assert pairs.base_of("fp8") == pairs.base_of("control-2-bit") == "bf16"
 
 
