@@ -11,7 +11,7 @@ import pandas as pd
 from v3bench.suite.laws.numerics import FRACTION_BITS, PROMOTE
 from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.cases import Case
-from v3bench.suite.report import accumulation_chart, layer_chart, loss_chart
+from v3bench.suite.report import accumulation_chart, layer_chart, loss_chart, paired_runs
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.current import current
@@ -68,16 +68,16 @@ def budget_parts(runs: Sequence[Run], note: str) -> list[dict[str, Any]]:
     for i, run in enumerate(runs, 1):
         who, mark = (f", run {i}", f"-{i}") if len(runs) > 1 else ("", "")
         frame = layer_chart.errors(run.measurements)
-        losses = loss_chart.loss_gaps(run.measurements)
+        losses = paired_runs.paired(run.measurements)
         if drawn:
             drawings = [layer_chart.heat_map(frame, who, mark)]
-            drawings += [loss_chart.gap_chart(case, gaps, who, mark) for case, gaps in losses.items()]
+            drawings += [loss_chart.gap_chart(one, who, mark) for one in losses]
             charts += [drawing for drawing in drawings if drawing]
         behind = [
             layer_chart.recorded_table(run.measurements, who),
             *layer_chart.product_tables(frame, who),
             layer_chart.logits_table(run.measurements, who),
-            *(loss_chart.gap_table(case, gaps, who) for case, gaps in losses.items()),
+            *(make(one, who) for one in losses for make in LOSS_TABLES),
             *format_tables(run.measurements, who),
         ]
         tables += [table for table in behind if len(table.frame)]
@@ -146,4 +146,5 @@ def three(value: float) -> str:
     return number(value, 3, zeros=True)
 
 
+LOSS_TABLES = (loss_chart.gap_table, paired_runs.context_table, paired_runs.window_table)
 TABLES = {"quantiser": quantiser_table, "gemm_error": gemm_table}

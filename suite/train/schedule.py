@@ -8,7 +8,7 @@ LAST = 0.1  # of the highest rate, where a plan says nothing else
 
 
 def rate_at(step: int, *, steps: int, rate: float, warmup: int = 0, last: float = LAST) -> float:
-    """Of a run of ``steps`` the learning rate of the step, counted from 0: up to ``rate``, and down to ``last`` of it."""
+    """The rate of a step, counted from 0, of a run of ``steps``: up to ``rate``, then down to ``last`` of it."""
     if step < warmup:
         return rate * (step + 1) / warmup
     share = (step - warmup) / max(steps - warmup, 1)

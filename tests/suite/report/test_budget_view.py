@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from v3bench.suite.budget import accumulation, gemm
@@ -108,6 +110,12 @@ def test_the_benchmark_s_own_records_are_found():
     bench_fp8 = pytest.importorskip("v3bench.suite.bench.bench_fp8")
     assert bench_fp8.ROOT_MEAN_SQUARE == budget_view.NORM
     assert {case.bench for case in cases.load().values() if case.area == "fp8"} >= set(budget_view.TABLES)
+
+
+def test_the_report_needs_no_torch():
+    """A report is rendered where nothing of the models can run; what training it reads of is told without them."""
+    ask = "import sys; from v3bench.suite.report import context; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", ask], timeout=120, check=False).returncode == 0
 
 
 def test_a_run_without_the_area_adds_nothing(run):
