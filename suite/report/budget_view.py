@@ -15,8 +15,9 @@ from v3bench.suite.report import accumulation_chart, layer_chart, loss_chart, pa
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.current import current
-from v3bench.suite.report.display import fixed, number
+from v3bench.suite.report.display import fixed, three
 from v3bench.suite.report.format_tables import format_tables
+from v3bench.suite.report.layer_chart import turned
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.run_folder import Run
 
@@ -130,20 +131,10 @@ def gemm_table(found: Found, case: Case, who: str) -> Table:
     return Table(caption, columns, filled(rows, columns), note)
 
 
-def turned(cosine: float | None) -> float | None:
-    """How far a cosine is from 1, which its first digits do not show."""
-    return None if cosine is None else 1 - cosine
-
-
 def filled(rows: list[dict[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
     """The rows that hold a value."""
     some = [row for row in rows if any(row[str(column.key)] is not None for column in columns[1:])]
     return pd.DataFrame(some, columns=[column.key for column in columns])
-
-
-def three(value: float) -> str:
-    """Three digits."""
-    return number(value, 3, zeros=True)
 
 
 LOSS_TABLES = (loss_chart.gap_table, paired_runs.context_table, paired_runs.window_table)

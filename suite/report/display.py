@@ -55,6 +55,11 @@ def fixed(value: float, places: int = 2) -> str:
     return f"{value:,.{places}f}".replace("-", MINUS)
 
 
+def three(value: float) -> str:
+    """Three digits, zeros at the end too: 0.0003 -> '0.000300'."""
+    return number(value, 3, zeros=True)
+
+
 def amount(value: float, unit: str, digits: int = 6, *, zeros: bool = False) -> str:
     """A value with its unit: '70,272 B', '43.73%', '7.344 x'."""
     return with_unit(number(value, digits, zeros=zeros), unit)

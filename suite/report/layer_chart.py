@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import pandas as pd
@@ -10,12 +10,16 @@ from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.chart_style import Drawing, drawing
 from v3bench.suite.report.current import current
-from v3bench.suite.report.display import number
+from v3bench.suite.report.display import number, three
 from v3bench.suite.report.tables import Column, Table
 
 GEMMS = ("forward", "dgrad", "wgrad")  # as suite/budget/layers.py names them, which needs torch
 STATES = "states"
 COLUMNS = ["case", "subject", "recipe", "weight", "gemm", "error", "cosine"]
+# What a table shows of each, in the order of the tables: column, caption, heading of a recipe, text of a value.
+FIGURES: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("error", "Error", "{}, %", percent), ("turned", "Direction", "{}, 1 − cosine", three),
+)  # fmt: skip
 SHOWN = "fp8"  # the recipe that is drawn; the table has all
 NOTE = (
     "Each product of one training step, the operands those of the exact run, so that a figure is one product's own: "
@@ -26,8 +30,9 @@ STATES_NOTE = (
     "bfloat16 throughout, of the others the products alone, all else in float32."
 )
 LOGITS_NOTE = (
-    "Predictions against those of the same weights in float32, on text they were not trained on. A proxy: a trained "
-    "model of full size may be more or less sensitive."
+    "Predictions against those of the same weights in float32, on text they were not trained on: bf16 in bfloat16 "
+    "throughout, of the others the products alone, all else in float32, so that bf16's errors are of more kinds than "
+    "theirs. A proxy: a trained model of full size may be more or less sensitive."
 )
 
 
@@ -66,21 +71,32 @@ def heat_map(frame: pd.DataFrame, who: str, mark: str) -> Drawing | None:
 
 
 def product_tables(frame: pd.DataFrame, who: str) -> list[Table]:
-    """For each proxy a row for each product and a column for each recipe, then the states behind each layer."""
+    """For each proxy a row for each product and a column for each recipe, then the states behind each layer.
+
+    Each twice: the error's size, then the direction.
+    """
     tables = []
+    frame = frame.assign(turned=[turned(cosine) for cosine in frame["cosine"]])
     for subject, own in frame.groupby("subject", sort=False):
         for states in (False, True):
             part = own[(own["weight"] == STATES) == states]
-            wide = part.pivot(index=["weight", "gemm"], columns="recipe", values="error")
-            recipes = [name for name in dict.fromkeys(part["recipe"]) if name in wide]
-            if wide.empty:
-                continue
-            wide = wide.loc[list(dict.fromkeys(zip(part["weight"], part["gemm"], strict=True)))].reset_index()
+            places = list(dict.fromkeys(zip(part["weight"], part["gemm"], strict=True)))
             heads = [Column("gemm", "Where")] if states else [Column("weight", "Weight"), Column("gemm", "Product")]
-            columns = (*heads, *(Column(name, f"{name}, %", True, percent) for name in recipes))
-            what = "Error of the states" if states else "Error of each product"
-            tables.append(Table(f"{what}, {subject}{who}", columns, wide, STATES_NOTE if states else NOTE))
+            for value, figure, label, show in FIGURES:
+                some = part[part[value].notna()]
+                if some.empty:
+                    continue
+                wide = some.pivot(index=["weight", "gemm"], columns="recipe", values=value).reindex(places)
+                recipes = [Column(name, label.format(name), True, show) for name in dict.fromkeys(some["recipe"])]
+                caption = f"{figure} of {'the states' if states else 'each product'}, {subject}{who}"
+                note = STATES_NOTE if states else NOTE
+                tables.append(Table(caption, (*heads, *recipes), wide.reset_index(), note))
     return tables
+
+
+def turned(cosine: float | None) -> float | None:
+    """How far a cosine is from 1, which its first digits do not show; rounding may carry it beyond."""
+    return None if cosine is None else max(1 - cosine, 0.0)
 
 
 def recorded_table(records: Sequence[Measurement], who: str) -> Table:

@@ -31,19 +31,30 @@ def made(record):
 def layer_records(made):
     return [
         made("layers-v3", "proxy.v3-2m", impl, metric, [value], f"{place}; {TRAINED}")
-        for impl, error in (("fp8", 0.0301), ("control-2-bit", 0.0602))
+        for impl, error, cosine in (("fp8", 0.0301, 0.9997), ("control-2-bit", 0.0602, 0.994))
         for place in ("layers.0.attn.w_o; forward", "layers.0.attn.w_o; dgrad", "states; behind layer 0")
-        for metric, value in (("relative_error", error), ("cosine", 0.999))
+        for metric, value in (("relative_error", error), ("cosine", cosine))
     ]
 
 
 def test_each_product_is_a_row_and_each_recipe_a_column(layer_records):
-    products, states = layer_chart.product_tables(layer_chart.errors(layer_records), "")
+    products, directions, states, turned = layer_chart.product_tables(layer_chart.errors(layer_records), "")
     assert [column.label for column in products.columns] == ["Weight", "Product", "fp8, %", "control-2-bit, %"]
     assert products.cells == [
         ["layers.0.attn.w_o", "forward", "3.01", "6.02"], ["layers.0.attn.w_o", "dgrad", "3.01", "6.02"],
     ]  # fmt: skip
+    assert directions.caption == "Direction of each product, v3-2m"
+    assert [column.label for column in directions.columns][2:] == ["fp8, 1 − cosine", "control-2-bit, 1 − cosine"]
+    assert directions.cells[0] == ["layers.0.attn.w_o", "forward", "0.000300", "0.00600"]
     assert states.cells == [["behind layer 0", "3.01", "6.02"]]
+    assert turned.cells == [["behind layer 0", "0.000300", "0.00600"]]
+
+
+def test_without_cosines_there_is_no_direction(layer_records):
+    errors = [m for m in layer_records if m.metric != "cosine"]
+    captions = [table.caption for table in layer_chart.product_tables(layer_chart.errors(errors), "")]
+    assert captions == ["Error of each product, v3-2m", "Error of the states, v3-2m"]
+    assert layer_chart.product_tables(layer_chart.errors([]), "") == []
 
 
 @drawn
@@ -60,7 +71,9 @@ def test_the_map_draws_v3_s_recipe_and_no_states(layer_records):
 def test_predictions_are_a_row_a_recipe(made):
     metrics = {"kl_divergence": 0.00234, "top1_flips": 0.015, "perplexity_ratio": 1.0012, "perplexity": 12.3}
     records = [made("logits-v3", "proxy.v3-2m", "fp8", name, [value], TRAINED) for name, value in metrics.items()]
-    assert layer_chart.logits_table(records, "").cells == [["v3-2m", "fp8", "2.34", "1.50", "1.00120", "12.3"]]
+    table = layer_chart.logits_table(records, "")
+    assert "bf16 in bfloat16 throughout, of the others the products alone, all else in float32" in table.note
+    assert table.cells == [["v3-2m", "fp8", "2.34", "1.50", "1.00120", "12.3"]]
 
 
 def test_recorded_activations_show_the_median_and_the_worst(made):
@@ -107,8 +120,9 @@ def test_the_chapter_on_fp8_holds_all_levels(layer_records, made, run_of):
     records = [made("loss-gap-quick", f"proxy.{name}", "emulated", "loss_gap", gap) for name, gap in GAPS.items()]
     (part,) = budget_view.budget_parts([run_of(*layer_records, *records)], "no charts")
     captions = [table.caption for table in part["tables"]]
-    assert captions[-3:] == [
-        "Error of each product, v3-2m", "Error of the states, v3-2m",
+    assert captions[-5:] == [
+        "Error of each product, v3-2m", "Direction of each product, v3-2m",
+        "Error of the states, v3-2m", "Direction of the states, v3-2m",
         "Gap of training loss over the last 16 of 96 steps, loss-gap-quick",
     ]  # fmt: skip
     assert len(part["charts"]) == (3 if available() else 0)
