@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 import pandas as pd
@@ -11,23 +11,33 @@ from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.report.accumulation_chart import percent
 from v3bench.suite.report.current import current
-from v3bench.suite.report.display import fixed, number
+from v3bench.suite.report.display import fixed, number, three
+from v3bench.suite.report.layer_chart import turned
 from v3bench.suite.report.tables import Column, Table
 
-NORM = "root mean square; "
-BYTES = "kv_bytes_per_token_and_layer"
+ROOT_MEAN_SQUARE = "root mean square"
+BYTES, LOSS = "kv_bytes_per_token_and_layer", "answer_loss"
+ByFormat = dict[str, dict[str, float]]  # format -> context -> value
+Placed = dict[tuple[str, str], ByFormat]  # metric, what it is of
 CACHE_NOTE = (
     "Attention of one layer over the cache, its error against that over the exact cache: root mean square over that of "
-    "the result, all heads; bytes as stored, scales and unfilled groups included. A window drops old tokens, and its "
-    "error is what they held."
+    "the result, all heads; bytes as stored, scales and unfilled groups included. In the longest context also the head "
+    "that errs most, and how far the cosine of all heads lies from 1: of several layers the worst. A window drops old "
+    "tokens, and its error is what they held."
+)
+LOST_NOTE = (
+    "Share of the attention weights, over the whole cache, that lies on tokens which the window has dropped: mean of "
+    "the heads, and in the longest context the head that loses most, of several layers the worst. No other format "
+    "drops a token."
 )
 RETRIEVAL_NOTE = (
     "Share of right answers of a small model trained to recall pairs, over a cache in each format, by how many tokens "
-    "back the answer lies."
+    "back the answer lies; loss is the mean cross-entropy of all answers."
 )
 TRANSPORT_NOTE = (
-    "Root mean square of the error over that of the values; bytes with scales. The published statement is about "
-    "training models of about 7B, which this is not."
+    "Root mean square of the error over that of the values, which large ones decide; each value: the mean of each "
+    "one's error over itself, where small ones count as large ones do. Bytes with scales. The published statement is "
+    "about training models of about 7B, which this is not."
 )
 
 
@@ -44,49 +54,102 @@ def format_tables(records: Sequence[Measurement], who: str) -> list[Table]:
 
 
 def cache_tables(case: Case, records: Sequence[Measurement], who: str) -> list[Table]:
-    """A row for each format: bytes of a token in the longest context, then the error by length of context."""
+    """For each subject what each format costs and errs, then what windows lose of the attention."""
     tables = []
     for subject in dict.fromkeys(m.subject for m in records):
-        rows: dict[str, dict[str, object]] = {}
+        found: Placed = {}
         for m in records:
-            if m.subject == subject and m.metric in (BYTES, "relative_error"):
-                place = m.convention.removeprefix(NORM).split("; trained")[0]
-                key = BYTES if m.metric == BYTES else place
-                rows.setdefault(m.impl, {"format": m.impl})[key] = median(m.samples)  # of bytes the last: the longest
-        places = list(dict.fromkeys(key for row in rows.values() for key in row if key not in ("format", BYTES)))
-        columns = (
-            Column("format", "Format"), Column(BYTES, "B per token", True, number),
-            *(Column(place, f"{place}, %", True, percent) for place in places),
-        )  # fmt: skip
-        frame = pd.DataFrame(list(rows.values()), columns=[column.key for column in columns])
-        tables.append(Table(f"Cache formats, {subject}{who}", columns, frame, f"{CACHE_NOTE} Why: {case.why}."))
+            if m.subject == subject:
+                which, place = place_of(m.convention)
+                found.setdefault((m.metric, which), {}).setdefault(m.impl, {})[place] = median(m.samples)
+        tables.append(cost_table(f"Cache formats, {subject}{who}", found, f"{CACHE_NOTE} Why: {case.why}."))
+        if lost := found.get(("attention_lost", "mean of the heads")):
+            worst = found.get(("attention_lost", "worst head"), {})
+            tables.append(lost_table(f"Attention lost to windows, {subject}{who}", lost, worst))
     return tables
 
 
-def retrieval_tables(case: Case, records: Sequence[Measurement], who: str) -> list[Table]:
-    """A row for each format, a column for each distance."""
-    return [
-        Table(
-            f"Retrieval, {subject}{who}",
-            *wide(records, subject, "retrieval_accuracy", percent),
-            f"{RETRIEVAL_NOTE} {chance(records)}. Why: {case.why}.",
-        )
-        for subject in dict.fromkeys(m.subject for m in records)
+def place_of(convention: str) -> tuple[str, str]:
+    """What a figure of a cache is of, "" where it needs no saying, and its context: '8192 tokens; gaussian'."""
+    which, _, place = convention.partition("; ")
+    if which.endswith(" tokens"):
+        which, place = "", convention
+    return which, place.split("; trained")[0]
+
+
+def cost_table(caption: str, found: Placed, note: str) -> Table:
+    """A row for each format: bytes of a token in the longest context, the error by context, then the worst."""
+    errors = found.get(("relative_error", ROOT_MEAN_SQUARE), {})
+    far = {
+        BYTES: longest(found.get((BYTES, ""), {}), max),
+        "worst": longest(found.get(("worst_row_error", "a row is a head"), {}), max),
+        "cosine": longest(found.get(("cosine", "all heads"), {}), min),
+    }
+    rows = [
+        {"format": name, **errors.get(name, {}), **{key: values.get(name) for key, values in far.items()}}
+        | {"turned": turned(far["cosine"].get(name))}
+        for name in dict.fromkeys(name for by_format in found.values() for name in by_format)
     ]
+    places = contexts(errors)
+    end = length(place for by_format in found.values() for place in contexts(by_format))
+    columns = (
+        Column("format", "Format"), Column(BYTES, "B per token", True, number),
+        *(Column(place, f"{place}, %", True, percent) for place in places),
+        Column("worst", f"Worst head, {end} tokens, %", True, percent),
+        Column("turned", f"1 − cosine, {end} tokens", True, three),
+    )  # fmt: skip
+    return Table(caption, columns, pd.DataFrame(rows, columns=[column.key for column in columns]), note)
 
 
-def wide(
-    records: Sequence[Measurement], subject: str, metric: str, show: Callable[[float], str]
-) -> tuple[tuple[Column, ...], pd.DataFrame]:
-    """Columns and frame: a row for each implementation, a column for what its conventions begin with."""
-    rows: dict[str, dict[str, object]] = {}
-    for m in records:
-        if (m.subject, m.metric) == (subject, metric):
-            place = m.convention.partition("; ")[0]
-            rows.setdefault(m.impl, {"format": m.impl})[place] = median(m.samples)
-    places = list(dict.fromkeys(key for row in rows.values() for key in row if key != "format"))
-    columns = (Column("format", "Format"), *(Column(place, f"{place}, %", True, show) for place in places))
-    return columns, pd.DataFrame(list(rows.values()), columns=[column.key for column in columns])
+def lost_table(caption: str, lost: ByFormat, worst: ByFormat) -> Table:
+    """A row for each window, a column for each context."""
+    end, far = length(contexts(lost)), longest(worst, max)
+    rows = [{"format": name, **values, "worst": far.get(name)} for name, values in lost.items()]
+    columns = (
+        Column("format", "Format"), *(Column(place, f"{place}, %", True, percent) for place in contexts(lost)),
+        Column("worst", f"Worst head, {end} tokens, %", True, percent),
+    )  # fmt: skip
+    return Table(caption, columns, pd.DataFrame(rows, columns=[column.key for column in columns]), LOST_NOTE)
+
+
+def contexts(by_format: ByFormat) -> list[str]:
+    """Every context that a format has a value of."""
+    return list(dict.fromkeys(place for values in by_format.values() for place in values))
+
+
+def length(places: Iterable[str]) -> int:
+    """Tokens of the longest context."""
+    return max((int(place.partition(" tokens")[0]) for place in places), default=0)
+
+
+def longest(by_format: ByFormat, pick: Callable[[Iterable[float]], float]) -> dict[str, float]:
+    """Each format's value in the longest context; of several layers one is picked."""
+    end = length(contexts(by_format))
+    return {
+        name: pick(value for place, value in values.items() if length([place]) == end)
+        for name, values in by_format.items() if length(values) == end
+    }  # fmt: skip
+
+
+def retrieval_tables(case: Case, records: Sequence[Measurement], who: str) -> list[Table]:
+    """A row for each format, a column for each distance, and the loss of all answers."""
+    tables = []
+    for subject in dict.fromkeys(m.subject for m in records):
+        rows: dict[str, dict[str, object]] = {}
+        places: dict[str, None] = {}
+        for m in records:
+            if m.subject == subject and m.metric in ("retrieval_accuracy", LOSS):
+                place = LOSS if m.metric == LOSS else m.convention.partition("; ")[0]
+                rows.setdefault(m.impl, {"format": m.impl})[place] = median(m.samples)
+                places |= {} if place == LOSS else {place: None}
+        columns = (
+            Column("format", "Format"), *(Column(place, f"{place}, %", True, percent) for place in places),
+            Column(LOSS, "Loss, nat", True, three),
+        )  # fmt: skip
+        frame = pd.DataFrame(list(rows.values()), columns=[column.key for column in columns])
+        note = f"{RETRIEVAL_NOTE} {chance(records)}. Why: {case.why}."
+        tables.append(Table(f"Retrieval, {subject}{who}", columns, frame, note))
+    return tables
 
 
 def chance(records: Sequence[Measurement]) -> str:
@@ -97,17 +160,20 @@ def chance(records: Sequence[Measurement]) -> str:
 
 
 def transport_tables(case: Case, records: Sequence[Measurement], who: str) -> list[Table]:
-    """A row for each format: bytes of a value, then the error by what is sent."""
+    """A row for each format: bytes of a value, then by what is sent the error of the whole and of each value."""
     rows: dict[str, dict[str, object]] = {}
+    places: dict[str, None] = {}
     for m in records:
-        if m.metric in ("bytes_per_value", "relative_error"):
-            place = m.convention.removeprefix(NORM).split(" trained")[0]
-            key = m.metric if m.metric == "bytes_per_value" else place
-            rows.setdefault(m.subject, {"format": m.subject})[key] = median(m.samples)
-    places = [key for key in dict.fromkeys(k for row in rows.values() for k in row) if "; " in key]
+        place = m.convention.removeprefix(f"{ROOT_MEAN_SQUARE}; ").split(" trained")[0]
+        row = rows.setdefault(m.subject, {"format": m.subject})
+        row[m.metric if m.metric == "bytes_per_value" else f"{m.metric} {place}"] = median(m.samples)
+        places[place] = None
     columns = (
         Column("format", "Format"), Column("bytes_per_value", "B per value", True, lambda value: fixed(value, 3)),
-        *(Column(place, f"{place.replace('; ', ', ')}, %", True, percent) for place in places),
+        *(
+            Column(f"{metric} {place}", f"{place.replace('; ', ', ')}{what}, %", True, percent)
+            for metric, what in (("relative_error", ""), ("value_error", ", each value")) for place in places
+        ),
     )  # fmt: skip
     frame = pd.DataFrame(list(rows.values()), columns=[column.key for column in columns])
     return [Table(f"Experts' messages, {case.name}{who}", columns, frame, f"{TRANSPORT_NOTE} Why: {case.why}.")]
