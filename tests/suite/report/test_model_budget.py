@@ -95,7 +95,8 @@ def kinds(made):
     records = []
     for name, (nbytes, loss) in values.items():
         records.append(made("kv-variants-cache", f"proxy.{name}", "torch", "kv_bytes_per_token", [nbytes], "bf16"))
-        records.append(made("kv-variants-quick", f"proxy.{name}", "torch", "held_out_loss", [loss - 0.01, loss + 0.01]))
+        seeds = [loss - 0.01, loss + 0.01, loss]
+        records.append(made("kv-variants-quick", f"proxy.{name}", "torch", "held_out_loss", seeds))
     return records
 
 
@@ -105,7 +106,31 @@ def test_what_nothing_beats_in_both_is_told_apart(kinds):
         "mha": False, "gqa": True, "mqa": True, "mla": True,
     }  # fmt: skip
     table = pareto_chart.variant_table(frame, "kv-variants-quick", "")
-    assert table.cells[0][:7] == ["mha", "768", "2.100", "2.090", "2.110", "2", "no"]
+    assert table.cells[0][:7] == ["mha", "768", "2.100", "2.090", "2.110", "3", "no"]
+
+
+def test_kinds_that_seeds_do_not_tell_apart_are_said_to_be_alike(made):
+    losses = {
+        "mha": (768, (2.10, 2.00, 2.20)), "gqa": (384, (2.11, 1.98, 2.21)), "mla": (384, (2.31, 2.18, 2.41)),
+        "mqa": (192, (2.12, 2.02, 2.22)),
+    }  # fmt: skip
+    records = []
+    for name, (nbytes, loss) in losses.items():
+        records.append(made("kv-variants-cache", f"proxy.{name}", "torch", "kv_bytes_per_token", [nbytes], "bf16"))
+        records.append(made("kv-variants-quick", f"proxy.{name}", "torch", "held_out_loss", loss))
+    table = pareto_chart.variant_table(pareto_chart.variants(records), "kv-variants-quick", "")
+    front = {cells[0]: cells[6] for cells in table.cells}
+    assert front == {
+        "mha": "not told apart from gqa", "gqa": "not told apart from mqa", "mla": "no", "mqa": "yes",
+    }  # fmt: skip
+    apart = [type(m)(**{**vars(m), "convention": f"corpus {m.subject}"}) for m in records if "loss" in m.metric]
+    table = pareto_chart.variant_table(pareto_chart.variants(records[::2] + apart), "kv-variants-quick", "")
+    assert {cells[6] for cells in table.cells} == {"yes"}
+    assert "different texts" in table.note
+    few = [type(m)(**{**vars(m), "samples": m.samples[:2]}) for m in records]
+    table = pareto_chart.variant_table(pareto_chart.variants(few), "kv-variants-quick", "")
+    assert table.cells[1][6] == "not told apart from mla and mqa"
+    assert "fewer than 3" in table.note
 
 
 @drawn
