@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from statistics import stdev
 
 import pytest
@@ -12,7 +13,8 @@ from v3bench.suite.report.bundle import available
 from v3bench.suite.report.display import MISSING
 from v3bench.suite.train.gap import COARSER, NO_POWER, detectable
 
-QUICK, STANDARD, SCRATCH = "loss-gap-quick", "loss-gap-standard", "loss-gap-scratch"
+QUICK = "loss-gap-quick"
+SHARED, STEPS, WINDOW = (cases.load()[QUICK].shape[key] for key in ("shared", "steps", "window"))
 GAPS = {"bf16": (0.0001, -0.0002, 0.0002), "fp8": (0.0001, 0.0002, 0.0000), "control-2-bit": (0.004, 0.005, 0.006)}
 COARSE = (0.02, 0.021, 0.022)
 
@@ -24,7 +26,7 @@ def kept(record):
     def made(gaps, case=QUICK, corpus="abc", runs=None):
         fields = {"area": "fp8", "case": case, "case_version": cases.load()[case].version, "clock": "none"}
         fields |= {"impl": "emulated", "scale": "proxy"}
-        about = f"against bf16, second half of 16 steps behind 80 shared ones; corpus {corpus}"
+        about = f"against bf16, second half of {STEPS} steps behind {SHARED} shared ones; corpus {corpus}"
         late = [
             record(**fields, subject=f"proxy.{name}", metric="loss_gap", samples=values, convention=about)
             for name, values in gaps.items()
@@ -93,17 +95,22 @@ def test_seeds_that_do_not_pair_give_the_reason(kept):
     assert row(loss_chart.gap_table(few, ""), "fp8")["Outcome"] == "none: fewer than 3 seeds"
 
 
-def test_what_a_pair_shares_is_said(kept):
-    (one,) = paired_runs.paired(kept(GAPS, STANDARD))
-    table = loss_chart.gap_table(one, "")
-    assert table.caption == "Gap of training loss over the last 32 of 332 steps, loss-gap-standard"
+def test_what_a_pair_shares_is_said():
+    shape = {"steps": 32, "shared": 300, "batch": 8, "length": 128, "rate": 1e-3, "warmup": 30, "window": 4}
+    case = replace(cases.load()[QUICK], name="any", shape=shape)
+    table = loss_chart.gap_table(paired_runs.Paired(case, "abc", gaps=GAPS), "")
+    assert table.caption == "Gap of training loss over the last 32 of 332 steps, any"
     assert table.note.startswith(
         "332 steps of 8 × 128 tokens: the first 300 in FP32, common to all runs of a seed; a pair differs in the last "
         "32 alone, whose learning rate goes from 0.00012 to 0.0001, of at most 0.001."
     )
-    (scratch,) = paired_runs.paired(kept(GAPS, SCRATCH))
-    table = loss_chart.gap_table(scratch, "")
-    assert table.caption == "Gap of training loss from the first step, loss-gap-scratch"
+
+
+def test_without_shared_steps_a_pair_differs_from_the_first():
+    shape = {"steps": 100, "batch": 4, "length": 128, "rate": 1e-3, "warmup": 20, "window": 10}
+    case = replace(cases.load()[QUICK], name="any", shape=shape)
+    table = loss_chart.gap_table(paired_runs.Paired(case, "abc", gaps=GAPS), "")
+    assert table.caption == "Gap of training loss from the first step, any"
     assert table.note.startswith("100 steps of 4 × 128 tokens; the runs of a seed begin from the same weights and diff")
     assert "FP32, common" not in table.note
 
@@ -116,12 +123,12 @@ def test_the_gaps_are_drawn_beside_the_published_bar(kept):
     assert "bf16 against fp32 (floor)" in spec
     assert '"gap": 0.25' in spec
     assert drawing.id == f"fp8-{QUICK}"
-    assert "the first 80 in FP32" in drawing.note
+    assert f"the first {SHARED} in FP32" in drawing.note
 
 
 def run(late, first=9.0):
-    """80 shared steps, whose losses no gap may hold, then 16 in windows of 2 of which the last ones lie higher."""
-    return [first] * 80 + [2.0] * 14 + [2.0 * (1 + late)] * 2
+    """Shared steps, whose losses no gap may hold, then windows of which the last lies higher."""
+    return [first] * SHARED + [2.0] * (STEPS - WINDOW) + [2.0 * (1 + late)] * WINDOW
 
 
 RUNS = {
@@ -135,9 +142,9 @@ def test_gaps_by_window(kept):
     (one,) = paired_runs.paired(kept({"bf16": (0.0, 0.01), "fp8": (0.0, 0.0)}, runs=RUNS))
     table = paired_runs.window_table(one, "")
     assert [column.label for column in table.columns] == ["Steps", "bf16 against fp32 (floor), %", "fp8, %"]
-    assert len(table.cells) == 8
-    assert table.cells[0] == ["81 to 82", "+0.000", "+0.000"]
-    assert table.cells[-1] == ["95 to 96", "+2.000", "+0.200"]
+    assert len(table.cells) == STEPS // WINDOW
+    assert table.cells[0] == [f"{SHARED + 1} to {SHARED + WINDOW}", "+0.000", "+0.000"]
+    assert table.cells[-1] == [f"{SHARED + STEPS - WINDOW + 1} to {SHARED + STEPS}", "+2.000", "+0.200"]
     (without,) = paired_runs.paired(kept(GAPS))
     assert paired_runs.window_table(without, "").frame.empty
 
@@ -145,9 +152,10 @@ def test_gaps_by_window(kept):
 def test_other_seeds_are_context(kept):
     (one,) = paired_runs.paired(kept({"bf16": (-0.001, 0.01), "fp8": (0.0, 0.0)}, runs=RUNS))
     table = paired_runs.context_table(one, "")
+    apart = 100 * (1 - 1 / 1.04) / (STEPS // WINDOW // 2)  # in one of the windows of the second half
     assert table.cells == [
         ["bf16 against fp32 (floor)", "2", "0.550", "0.100", "1.000"],
-        ["bf16 against bf16 of another seed (context, never the floor)", "1", "0.962", "0.962", "0.962"],
+        ["bf16 against bf16 of another seed (context, never the floor)", "1", *[f"{apart:.3f}"] * 3],
     ]
     lonely = {key: losses for key, losses in RUNS.items() if key[1] == 0}
     (one,) = paired_runs.paired(kept({"bf16": (0.0,)}, runs=lonely))

@@ -145,9 +145,11 @@ def test_the_chapter_on_fp8_holds_all_levels(layer_records, made, run_of):
     records = [made("loss-gap-quick", f"proxy.{name}", "emulated", "loss_gap", gap) for name, gap in GAPS.items()]
     (part,) = budget_view.budget_parts([run_of(*layer_records, *records)], "no charts")
     captions = [table.caption for table in part["tables"]]
+    shape = cases.load()["loss-gap-quick"].shape
+    where = f"the last {shape['steps']} of {shape['shared'] + shape['steps']} steps"
     assert captions[-5:] == [
         "Error of each product, v3-2m", "Direction of each product, v3-2m",
         "Error of the states, v3-2m", "Direction of the states, v3-2m",
-        "Gap of training loss over the last 16 of 96 steps, loss-gap-quick",
+        f"Gap of training loss over {where}, loss-gap-quick",
     ]  # fmt: skip
     assert len(part["charts"]) == (3 if available() else 0)
