@@ -93,6 +93,27 @@ def test_a_gap_is_taken_behind_the_shared_steps(recorder, made):
     assert one.pending[0].convention.startswith("against bf16, second half of 8 steps behind 3 shared ones; corpus")
 
 
+def test_the_report_finds_gaps_and_the_runs_behind_them(recorder, made, small, monkeypatch):
+    """Conventions are text: what the report looks up is what a campaign writes."""
+    pytest.importorskip("pandas")
+    from v3bench.suite.report import paired_runs
+
+    late = []
+    for recipe in ("bf16", "fp8"):
+        one = recorder(shape={"shared": 3})
+        one.series = f"proxy.{recipe}/emulated"
+        Campaign(one, "cpu").gaps(recipe)
+        late += one.pending
+    monkeypatch.setattr(cases, "load", lambda: {"c": one.case})
+    (found,) = paired_runs.paired([*one.session.plan.folder.found, *late])
+    assert found.corpus == small.sha256[:12]
+    assert set(found.gaps) == {"bf16", "fp8"}
+    for seed in range(3):
+        for recipe, base in (("bf16", "fp32"), ("fp8", "bf16")):
+            windows = found.windows((recipe, seed), (base, seed))
+            assert pairs.late(windows) == found.gaps[recipe][seed]
+
+
 def test_runs_are_kept_as_they_end_and_made_once(recorder, made, small):
     one = recorder()
     Campaign(one, "cpu").gaps("fp8")
