@@ -58,14 +58,18 @@ def cache_tables(case: Case, records: Sequence[Measurement], who: str) -> list[T
     tables = []
     for subject in dict.fromkeys(m.subject for m in records):
         found: Placed = {}
-        for m in records:
-            if m.subject == subject:
-                which, place = place_of(m.convention)
-                found.setdefault((m.metric, which), {}).setdefault(m.impl, {})[place] = median(m.samples)
-        tables.append(cost_table(f"Cache formats, {subject}{who}", found, f"{CACHE_NOTE} Why: {case.why}."))
+        own = [m for m in records if m.subject == subject]
+        ends = {place_of(m.convention)[1].partition("; ")[2] for m in own}
+        shared = next(iter(ends)) if len(ends) == 1 else ""  # said once, above the table
+        for m in own:
+            which, place = place_of(m.convention)
+            place = place.removesuffix(f"; {shared}")
+            found.setdefault((m.metric, which), {}).setdefault(m.impl, {})[place] = median(m.samples)
+        of = f"{subject}{f', {shared}' if shared else ''}{who}"
+        tables.append(cost_table(f"Cache formats, {of}", found, f"{CACHE_NOTE} Why: {case.why}."))
         if lost := found.get(("attention_lost", "mean of the heads")):
             worst = found.get(("attention_lost", "worst head"), {})
-            tables.append(lost_table(f"Attention lost to windows, {subject}{who}", lost, worst))
+            tables.append(lost_table(f"Attention lost to windows, {of}", lost, worst))
     return tables
 
 

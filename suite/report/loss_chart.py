@@ -21,8 +21,8 @@ NOTE = (
 )
 JUDGED = (
     "Less the floor: the gap less the floor's, seed by seed; seen from: the least such excess that would be found with "
-    f"a chance of {POWER:.0%}, were the scatter found the true one. A smaller one may hide behind “indistinguishable "
-    "from the floor”."
+    f"a chance of {100 * POWER:.0f} %, were the scatter found the true one. A smaller one may hide behind "
+    "“indistinguishable from the floor”."
 )
 
 

@@ -44,13 +44,14 @@ def test_a_cache_s_formats_by_length(made):
         )
     ]
     (table,) = format_tables(records[::-1], "")
+    assert table.caption == "Cache formats, deepseek-v3, outlier-channels"
     assert sorted(column.label for column in table.columns) == sorted([
-        "Format", "B per token", "128 tokens; outlier-channels, %", "512 tokens; outlier-channels, %",
+        "Format", "B per token", "128 tokens, %", "512 tokens, %",
         "Worst head, 512 tokens, %", "1 − cosine, 512 tokens",
     ])  # fmt: skip
     assert row(table, "bf16") == {
-        "Format": "bf16", "B per token": "1,152", "128 tokens; outlier-channels, %": "0.123",
-        "512 tokens; outlier-channels, %": "0.492", "Worst head, 512 tokens, %": "0.984",
+        "Format": "bf16", "B per token": "1,152", "128 tokens, %": "0.123",
+        "512 tokens, %": "0.492", "Worst head, 512 tokens, %": "0.984",
         "1 − cosine, 512 tokens": "2.4 × 10⁻⁶",
     }  # fmt: skip
     assert row(table, "fp8")["B per token"] == "656"
@@ -69,8 +70,8 @@ def test_what_windows_lose_of_the_attention(made):
     ]
     cost, lost = format_tables(records, "")
     assert [cells[0] for cells in cost.cells] == ["bf16", "window-1024", "window-1024-sinks-4"]
-    assert lost.caption == "Attention lost to windows, deepseek-v3"
-    labels = ["Format", "512 tokens; gaussian, %", "2048 tokens; gaussian, %", "Worst head, 2048 tokens, %"]
+    assert lost.caption == "Attention lost to windows, deepseek-v3, gaussian"
+    labels = ["Format", "512 tokens, %", "2048 tokens, %", "Worst head, 2048 tokens, %"]
     assert [column.label for column in lost.columns] == labels
     assert lost.cells == [["window-1024", "0", "50.1", "60.1"], ["window-1024-sinks-4", "0", "40.1", "50.1"]]
 
@@ -86,6 +87,8 @@ def test_of_several_layers_the_worst_is_shown(made):
         for i, value in enumerate(values)
     ]  # fmt: skip
     (table,) = format_tables(records, "")
+    assert table.caption == "Cache formats, proxy.v3-2m"
+    assert [column.label for column in table.columns][2:4] == ["128 tokens; layer 0, %", "128 tokens; layer 1, %"]
     assert table.cells == [["fp8", MISSING, "1.01", "2.02", "4.04", "0.00100"]]
 
 
