@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.laws import flops, params
 from v3bench.suite.ledger import cases
@@ -195,6 +196,16 @@ def test_begin_alike(plan, small):
     other.model.head.weight.data.mul_(100)
     with pytest.raises(AssertionError, match="apart"):
         begin_alike([Trainer(plan, small), other])
+
+
+def test_one_thread():
+    torch.set_num_threads(2)
+    try:
+        with campaign.one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)  # as all tests have it
 
 
 def test_proxies():
