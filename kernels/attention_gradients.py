@@ -69,6 +69,7 @@ def kernel_keys(  # type: ignore[no-untyped-def]
     if TAIL:
         tail = operand(resident(k_ptr, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL))
         dk_last = tl.zeros((BLOCK_N, TAIL), tl.float32)
+    EXACT: tl.constexpr = tl.float32 == TYPE
     for member in range(groups):
         head = group * groups + member
         rows = rows_ptr + (batch.to(tl.int64) * H + head) * 2 * P
@@ -84,6 +85,15 @@ def kernel_keys(  # type: ignore[no-untyped-def]
                     q_tail, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL, BULK
                 )
             q = tile(q_head, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, BULK)
+            if EXACT:  # see ``resident``
+                k = resident(k_ptr, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD, True)
+                values = resident(
+                    v_ptr, batch, key, group, 0, v_by_batch, v_by_row, v_by_head, L, width, BLOCK_N, VALUE, True
+                )
+                if TAIL:
+                    tail = resident(
+                        k_ptr, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, True
+                    )
             scores = tl.dot(k, operand(q).T, input_precision="ieee")
             if TAIL:
                 scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
@@ -151,6 +161,7 @@ def kernel_queries(  # type: ignore[no-untyped-def]
     if TAIL:
         tail = operand(resident(q_ptr, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL))
         dq_last = tl.zeros((BLOCK_M, TAIL), tl.float32)
+    EXACT: tl.constexpr = tl.float32 == TYPE
     # As in the forward kernel.
     FIRST: tl.constexpr = 1 if WINDOW else (2 if lengths_ptr is None else 0)
     for EDGE in tl.static_range(FIRST, 3 if FIRST == 2 else 2):
@@ -166,6 +177,16 @@ def kernel_queries(  # type: ignore[no-untyped-def]
                 keys = tl.where((at < end)[:, None], keys, tl.zeros_like(keys))
                 if TAIL:
                     rest = tl.where((at < end)[:, None], rest, tl.zeros_like(rest))
+            if EXACT:  # see ``resident``
+                q = resident(q_ptr, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, True)
+                do = resident(
+                    d_out_ptr, batch, first, head, 0, d_out_by_batch, d_out_by_row, d_out_by_head, S, width,
+                    BLOCK_M, VALUE, True,
+                )  # fmt: skip
+                if TAIL:
+                    tail = resident(
+                        q_ptr, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, TAIL, True
+                    )
             scores = tl.dot(q, operand(keys).T, input_precision="ieee")
             if TAIL:
                 scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")

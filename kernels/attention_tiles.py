@@ -33,29 +33,34 @@ MOST = 256  # the widest head
 @triton.jit
 def tile(  # type: ignore[no-untyped-def]
     source, batch, first, head, column, by_batch, by_row, by_head, rows, width,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BULK: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BULK: tl.constexpr, AGAIN: tl.constexpr = False,
 ):  # fmt: skip
     """(ROWS, COLUMNS) of one head from row ``first`` and ``column`` on; zeros beyond ``rows`` and ``width``."""
     if BULK:
         return source.load([batch, first, head, column]).reshape(ROWS, COLUMNS)
     else:
-        return resident(source, batch, first, head, column, by_batch, by_row, by_head, rows, width, ROWS, COLUMNS)
+        return resident(
+            source, batch, first, head, column, by_batch, by_row, by_head, rows, width, ROWS, COLUMNS, AGAIN
+        )  # fmt: skip
 
 
 @triton.jit
 def resident(  # type: ignore[no-untyped-def]
     pointer, batch, first, head, column, by_batch, by_row, by_head, rows, width,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, AGAIN: tl.constexpr = False,
 ):  # fmt: skip
     """The same by masked loads: for what a program reads once and multiplies often.
 
-    As the left side of a product it stays in shared memory, where a reshaped bulk copy would move to registers.
+    As the left side of a product it stays in shared memory, where a reshaped bulk copy would move to registers. An
+    exact product has both sides in registers, where a row kept through a loop has no room: with AGAIN it is read again
+    in every pass, and not moved out of the loop.
     """
     row = first + tl.arange(0, ROWS)
     at = column + tl.arange(0, COLUMNS)
     start = batch.to(tl.int64) * by_batch + head.to(tl.int64) * by_head
     inside = (row < rows)[:, None] & (at < width)[None, :]
-    return tl.load(pointer + start + row.to(tl.int64)[:, None] * by_row + at[None, :], mask=inside, other=0.0)
+    pointers = pointer + start + row.to(tl.int64)[:, None] * by_row + at[None, :]
+    return tl.load(pointers, mask=inside, other=0.0, volatile=AGAIN)
 
 
 @triton.jit

@@ -11,17 +11,18 @@ B batch  S queries  L keys (S <= L)  H heads  J key-value heads (J divides H)  d
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from v3bench.kernels import checks, mla_prefill, mla_prefill_backward, tables
-from v3bench.kernels.attention_tiles import Mask, padded
+from v3bench.kernels.attention_tiles import Mask
 from v3bench.kernels.launch import Config
 from v3bench.kernels.mla_prefill import KEY, VALUE
 from v3bench.kernels.operation import operation
 
+T = TypeVar("T")
 FEW = 64  # queries that one block holds: padded no further than to their number
 
 # By the wider of key and value; none spills on sm_90. Tiles of 64 keys, because stages hide the copies' way from L2:
@@ -31,7 +32,23 @@ FORWARD: dict[int, Config] = {
     128: {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 4},  # 128 KiB: one CTA of two warp groups
     256: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3},  # 255 registers, 192 KiB
 }
-FORWARD_FEW: Config = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}  # BLOCK_M by the number of queries
+# Rows of several lengths mask their ends in a loop of their own, whose registers a wide head does not have.
+FORWARD_LENGTHS: dict[int, Config] = {
+    **FORWARD,
+    256: {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 3},  # 254 registers, 96 KiB
+}
+# By width as well, then by the number of queries; 32 of wide heads are two blocks, as one would spill.
+FORWARD_FEW: dict[int, dict[int, Config]] = {
+    128: {
+        16: {"BLOCK_M": 16, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3},
+        32: {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3},
+        64: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3},
+    },
+    256: {
+        32: {"BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 4, "num_stages": 3},  # 212 registers
+        64: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2},  # 245 registers
+    },
+}
 BACKWARD: dict[int, Config] = {
     # 122 and 176 registers: two or three CTAs an SM, one's products beside the other's exponentials
     64: {
@@ -49,11 +66,19 @@ BACKWARD: dict[int, Config] = {
         "QUERIES_M": 64, "QUERIES_N": 32, "QUERIES_warps": 8, "QUERIES_stages": 2,
     },
 }  # fmt: skip
-# Exact products keep whole rows of their operands in registers: small tiles, which spill for wide heads.
-FORWARD_EXACT: Config = {"BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1}
-BACKWARD_EXACT: Config = {
-    "KEYS_M": 16, "KEYS_N": 16, "KEYS_warps": 4, "KEYS_stages": 1,
-    "QUERIES_M": 16, "QUERIES_N": 16, "QUERIES_warps": 4, "QUERIES_stages": 1,
+BACKWARD_LENGTHS: dict[int, Config] = {**BACKWARD, 256: {**BACKWARD[256], "QUERIES_N": 16}}
+# Exact products read their operands from registers: small tiles. At most 202 and 107 registers, of heads of 256.
+FORWARD_EXACT: Config = {"BLOCK_M": 32, "BLOCK_N": 16, "num_warps": 8, "num_stages": 1}
+BACKWARD_EXACT: dict[int, Config] = {
+    # Of more warps narrow heads need so few registers that ptxas spills 8 bytes to fit one more CTA.
+    64: {
+        "KEYS_M": 16, "KEYS_N": 16, "KEYS_warps": 2, "KEYS_stages": 1,
+        "QUERIES_M": 16, "QUERIES_N": 16, "QUERIES_warps": 2, "QUERIES_stages": 1,
+    },
+    256: {
+        "KEYS_M": 16, "KEYS_N": 16, "KEYS_warps": 8, "KEYS_stages": 1,
+        "QUERIES_M": 16, "QUERIES_N": 16, "QUERIES_warps": 8, "QUERIES_stages": 1,
+    },
 }  # fmt: skip
 
 
@@ -85,7 +110,7 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Mask) -> Tensor:
-        out, lse = mla_prefill.forward(q, k, v, scale=scale, mask=mask, config=forward_config(q, v))
+        out, lse = mla_prefill.forward(q, k, v, scale=scale, mask=mask, config=forward_config(q, v, mask))
         ctx.save_for_backward(q, k, v, out, lse, mask.lengths)  # torch then sees whether one is changed meanwhile
         ctx.scale, ctx.mask = scale, replace(mask, lengths=None)
         return out
@@ -94,32 +119,40 @@ class Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse, lengths = ctx.saved_tensors
-        given = {"scale": ctx.scale, "mask": replace(ctx.mask, lengths=lengths), "config": backward_config(q, v)}
-        return *mla_prefill_backward.backward(q, k, v, out, lse, d_out, **given), None, None
+        mask = replace(ctx.mask, lengths=lengths)
+        return *gradients(q, k, v, out, lse, d_out, scale=ctx.scale, mask=mask), None, None
 
 
-def forward_config(q: Tensor, v: Tensor) -> Config:
+def gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, d_out: Tensor, *, scale: float, mask: Mask
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv of checked arguments."""
+    config = backward_config(q, v, mask)
+    return mla_prefill_backward.backward(q, k, v, out, lse, d_out, scale=scale, mask=mask, config=config)
+
+
+def forward_config(q: Tensor, v: Tensor, mask: Mask) -> Config:
     """What the forward kernel is launched with."""
     (B, S, H, d), width = q.shape, v.shape[-1]
     if q.dtype == torch.float32:
         return FORWARD_EXACT
     if S <= FEW:
-        return {**FORWARD_FEW, "BLOCK_M": padded(S)}
+        return fitting(fitting(FORWARD_FEW, max(d, width)), S)
     if (d, width) == (KEY, VALUE):
         return tables.choose("mla_prefill", q.device, B=B, H=H, S=S)
-    return fitting(FORWARD, max(d, width))
+    return fitting(FORWARD if mask.lengths is None else FORWARD_LENGTHS, max(d, width))
 
 
-def backward_config(q: Tensor, v: Tensor) -> Config:
+def backward_config(q: Tensor, v: Tensor, mask: Mask) -> Config:
     """What the backward kernels are launched with."""
     (B, S, H, d), width = q.shape, v.shape[-1]
     if q.dtype == torch.float32:
-        return BACKWARD_EXACT
+        return fitting(BACKWARD_EXACT, max(d, width))
     if (d, width) == (KEY, VALUE) and S > FEW:
         return tables.choose("mla_prefill_backward", q.device, B=B, H=H, S=S)
-    return fitting(BACKWARD, max(d, width))
+    return fitting(BACKWARD if mask.lengths is None else BACKWARD_LENGTHS, max(d, width))
 
 
-def fitting(configs: dict[int, Config], width: int) -> Config:
-    """The configuration of the least width that holds this one."""
-    return configs[min(most for most in configs if most >= width)]
+def fitting(choices: dict[int, T], size: int) -> T:
+    """The choice for the least size that holds this one."""
+    return choices[min(most for most in choices if most >= size)]

@@ -98,6 +98,7 @@ def kernel(  # type: ignore[no-untyped-def]
     most = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, VALUE), tl.float32)
+    EXACT: tl.constexpr = tl.float32 == TYPE
     # Tiles that all queries see whole need no mask. One loop tells them apart as it runs (2), as a second would wait
     # for its first copies; but where an edge costs more than a mask, those without come first (0), then the others (1).
     FIRST: tl.constexpr = 1 if WINDOW else (2 if lengths_ptr is None else 0)
@@ -110,6 +111,15 @@ def kernel(  # type: ignore[no-untyped-def]
             if TAIL:
                 rest = tile(k_tail, batch, key, group, HEAD, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, TAIL, BULK)
             keys = tile(k_head, batch, key, group, 0, k_by_batch, k_by_row, k_by_head, L, d, BLOCK_N, HEAD, BULK)
+            if EXACT:  # see ``resident``
+                q = tile(
+                    q_head, batch, first, head, 0, q_by_batch, q_by_row, q_by_head, S, d, BLOCK_M, HEAD, BULK, True
+                )
+                if TAIL:
+                    tail = tile(
+                        q_tail, batch, first, head, HEAD, q_by_batch, q_by_row, q_by_head, S, d,
+                        BLOCK_M, TAIL, BULK, True,
+                    )  # fmt: skip
             scores = tl.dot(q, operand(keys).T, input_precision="ieee")
             if TAIL:
                 scores = tl.dot(tail, operand(rest).T, scores, input_precision="ieee")
