@@ -21,6 +21,7 @@ from v3bench.kernels.launch import Config, Launch, cdiv, run, sms, split
 from v3bench.kernels.operation import operation
 from v3bench.kernels.page_table import PAGE
 from v3bench.kernels.paged_cache import FP8_TOKEN, LATENT, ROPE, gathered, parts_of
+from v3bench.kernels.paged_mla_exact import kernel_exact
 from v3bench.kernels.paged_mla_kernels import kernel_few, kernel_many
 
 NEEDS = checks.HOPPER
@@ -28,7 +29,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 LOG2E = 1.4426950408889634
 FEW = 32  # query rows up to which tokens are the rows of the products
 HOST = ("PER_SM", "SPLITS")  # of a configuration: CTAs that share an SM; the number of splits, if it is given
-WIDE = {"BLOCK_H": 16, "BLOCK_N": 16, "TAIL": 16, "PER_SM": 1, "num_warps": 4, "num_stages": 1}  # for float32
+WIDE = {"BLOCK_H": 16, "BLOCK_N": 16, "PART": 128, "PER_SM": 1, "num_warps": 8, "num_stages": 2}  # for float32
 
 
 def reference(
@@ -80,20 +81,28 @@ def launches(
 
     BLOCK_H, BLOCK_N = blocks["BLOCK_H"], blocks["BLOCK_N"]
     args = {
+        "c_ptr": c, "table_ptr": block_table, "lengths_ptr": lengths, "out_ptr": part, "lse_ptr": part_lse,
+        "L": longest(cache, block_table), "X": cache.shape[0],
+        "table_row": 0 if block_table is None else block_table.stride(0), "rows": rows, "H": H, "S": S,
+        "slope": scale * LOG2E, "page": c.stride(0), "out_split": part.stride(0), "lse_split": part_lse.stride(0),
+        "C": C, "R": R, "RP": RP, "TOKEN": c.stride(1), "PAGE": 0 if block_table is None else PAGE, **blocks,
+    }  # fmt: skip
+    by_pointer = {"q_ptr": q, "q_b": q.stride(0), "q_row": q.stride(1)}
+    described = {
         "c_desc": descriptor(c, BLOCK_N, CP), "r_desc": descriptor(r, BLOCK_N, RP),
-        "s_desc": descriptor(scales, BLOCK_N, CP // 128), "c_ptr": c, "table_ptr": block_table,
-        "lengths_ptr": lengths, "out_ptr": part, "lse_ptr": part_lse, "L": longest(cache, block_table),
-        "X": cache.shape[0], "table_row": 0 if block_table is None else block_table.stride(0), "rows": rows, "H": H,
-        "S": S, "slope": scale * LOG2E, "page": c.stride(0), "out_split": part.stride(0),
-        "lse_split": part_lse.stride(0), "C": C, "R": R, "CP": CP, "RP": RP, "TOKEN": c.stride(1),
-        "PAGE": 0 if block_table is None else PAGE, "FP8": cache.dtype == torch.uint8, **blocks,
+        "s_desc": descriptor(scales, BLOCK_N, CP // 128), "CP": CP, "FP8": cache.dtype == torch.uint8,
     }  # fmt: skip
     grid = (cdiv(rows, BLOCK_H), splits, B)
     passes = cdiv(cdiv(longest(cache, block_table), BLOCK_N), splits)
-    if BLOCK_H <= FEW and BLOCK_N >= 64:
-        args |= {"q_ptr": q, "q_b": q.stride(0), "q_row": q.stride(1)}
+    if "PART" in blocks:
+        width = min(blocks["PART"], CP)
+        args |= by_pointer | {"PART": width, "PARTS": CP // width}
+        made = (Launch(kernel_exact, grid, args, options, passes=passes),)
+    elif BLOCK_H <= FEW and BLOCK_N >= 64:
+        args |= by_pointer | described
         made = (Launch(kernel_few, grid, args, options, passes=passes),)
     else:
+        args |= described
         args |= {"q_desc": descriptor(q[..., :C], BLOCK_H, CP), "qr_desc": descriptor(q[..., C:], BLOCK_H, RP)}
         made = (Launch(kernel_many, grid, args, options, passes=passes),)
     if parts is None:

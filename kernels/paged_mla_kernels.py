@@ -85,7 +85,8 @@ def masked_tile(  # type: ignore[no-untyped-def]
     slot = tl.arange(0, BLOCK_N)
     channel, turned = tl.arange(0, CP), tl.arange(0, RP)
     valid = ((slot < left) & (x >= 0) & (x < X))[:, None]
-    at = c_ptr + x.to(tl.int64) * page + (y + slot)[:, None] * TOKEN
+    # One address plus offsets that every tile shares: whole addresses, a tile ahead, spill what a loop before it keeps.
+    at = c_ptr + x.to(tl.int64) * page + y * TOKEN + slot[:, None] * TOKEN
     c = tl.load(at + channel[None, :], mask=valid & (channel < C)[None, :], other=0.0)
     r = tl.load(at + C + turned[None, :], mask=valid & (turned < R)[None, :], other=0.0)
     return c, r

@@ -14,7 +14,8 @@ from v3bench.suite.trials.registry import load
 
 MANY = {"BLOCK_H": 64, "BLOCK_N": 32, "TAIL": 16, "PER_SM": 1, "SPLITS": 1, "num_warps": 8, "num_stages": 2}
 FEW = {"BLOCK_H": 16, "BLOCK_N": 64, "TAIL": 16, "PER_SM": 1, "SPLITS": 1, "num_warps": 4, "num_stages": 2}
-FORMS = pytest.mark.parametrize("config", [MANY, FEW], ids=["many", "few"])
+EXACT = {**paged_mla.WIDE, "PART": 16}
+FORMS = pytest.mark.parametrize("config", [MANY, FEW, EXACT], ids=["many", "few", "exact"])
 NAN = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # of the interpreter's maximum
 INFINITE = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # and of its product
 CASES = [(op, shape) for op in ("paged_mla", "paged_mla_fp8") for shape in load(op).small]
@@ -65,7 +66,7 @@ def test_rows_of_any_length_in_any_number_of_splits(config: Config, splits: int)
     assert lse[1].isneginf().all()
 
 
-@FORMS
+@pytest.mark.parametrize("config", [MANY, FEW], ids=["many", "few"])
 def test_fp8_rows_of_any_length(config: Config) -> None:
     inputs = made([70, 0], "paged_mla_fp8", S=2, H=1)
     want = load("paged_mla_fp8").oracle(**inputs)
