@@ -34,6 +34,7 @@ FP8 = torch.float8_e4m3fn
 NEEDS = checks.AMPERE
 WIDE = (torch.bfloat16, torch.float16, torch.float32)
 ROWS = (16, 64)  # queries times heads in one program: the least a tensor core takes, the most that registers hold
+USUAL = 128 + 128  # width of key and value for which configurations are chosen: of wider heads half as many rows fit
 SMALLEST, WIDEST = 16, 256  # head width: depth of the least product, and what shared memory holds
 MOST_PARTS = 512
 WIDEN = tl.constexpr(
@@ -201,8 +202,9 @@ def launches(
     (blocks, options), (B, S, H, D), V, J = split(config), q.shape, v.shape[3], k.shape[2]
     G, paged = H // J, block_table is not None
     L = block_table.shape[1] * PAGE if block_table is not None else k.shape[1]
-    rows = min(max(ROWS[0], triton.next_power_of_2(S * G)), ROWS[1])
-    fit(blocks, options, rows, k.itemsize, triton.next_power_of_2(D) + triton.next_power_of_2(V))
+    width = triton.next_power_of_2(D) + triton.next_power_of_2(V)
+    rows = min(max(ROWS[0], triton.next_power_of_2(S * G)), ROWS[1] if width <= USUAL else ROWS[1] // 2)
+    fit(blocks, options, rows, k.itemsize, width)
     programs, BLOCK_N = blocks.pop("PROGRAMS"), blocks["BLOCK_N"]
     groups = B * J * cdiv(S * G, rows)
     tiles = cdiv(L if window is None else min(L, window + S), BLOCK_N)
@@ -238,9 +240,10 @@ def launches(
 
 def fit(blocks: dict[str, Any], options: dict[str, Any], rows: int, itemsize: int, width: int) -> None:
     """Change a configuration, chosen for 16 rows of bfloat16 heads of 128, where others ask for more of an SM."""
-    if rows > ROWS[0]:
+    wide = width > USUAL
+    if rows > ROWS[0] or wide:
         options.pop("maxnreg", None)
-    if rows > 2 * ROWS[0]:  # twice the threads have twice the registers
+    if rows > 2 * ROWS[0] or (wide and (rows > ROWS[0] or itemsize != 2)):  # twice the threads have twice the registers
         options["num_warps"] = 2 * options["num_warps"]
     if itemsize == 4:  # float32 is multiplied without tensor cores, from registers
         blocks["BLOCK_N"] = min(blocks["BLOCK_N"], FLOAT_TOKENS)
@@ -263,7 +266,8 @@ def gqa_decode(
 ) -> Tensor:
     """q (B, S, H, d), k (B, L, J, d), v (B, L, J, v) -> (B, S, H, v): causal, as kernels/attention.py's ``reference``.
 
-    For few queries: keys are read once for every 64 of S x G. What sees nothing is 0. Raises ValueError.
+    For few queries: keys are read once for every 64 of S x G, or 32 where heads are wider than 128. What sees nothing
+    is 0. Raises ValueError.
     """
     op = "gqa_decode"
     checks.tensors(op, q=q)
