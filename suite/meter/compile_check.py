@@ -1,7 +1,8 @@
-"""What every shipped launch configuration must hold, asserted of the compiled code: no GPU needed.
+"""What every shipped launch configuration, and every form of a launch, must hold of its compiled code: no GPU needed.
 
 It compiles, spills nothing, fits the shared memory of an SM, uses the matrix instructions it is meant to use, adds up
-in float32 every 128 products where it is meant to, and has the grid, occupancy and instructions that its row says.
+in float32 every 128 products where it is meant to, and has the grid, occupancy and instructions that its row says. A
+form of kernels/forms.py has no row: it is launched with its launcher's choice, and must hold the rest.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from v3bench.kernels import tables
+from v3bench.kernels import forms, tables
+from v3bench.kernels.triton_ops import FEW
 from v3bench.suite.laws import work
 from v3bench.suite.laws.prediction import predict
 from v3bench.suite.meter.compiled import Built, Job, Outcome
@@ -32,7 +34,13 @@ MEANT: Mapping[str, str] = {
     "mla_prefill_backward": "HGMMA",
     "paged_gqa": "HGMMA",
     "paged_gqa_fp8": "HGMMA",
+    # Launchers that have no table of their own.
+    "attention": "HGMMA",
+    "attention_backward": "HGMMA",
+    "mla_decode": "HGMMA",
 }
+FP8 = ("fp8_gemm", "grouped_fp8_gemm", "masked_fp8_gemm")  # float32 is what comes out of their products
+WARPGROUP = 64  # rows of its matrix instruction
 
 
 def jobs(op: str) -> list[tuple[tables.Row, Job]]:
@@ -48,8 +56,34 @@ def wrong(op: str, row: tables.Row, outcome: Outcome) -> list[str]:
     if isinstance(outcome, str):
         return [f"does not compile: {outcome}"]
     found = [f"{launch.name} {what}" for launch in outcome for what in misfits(launch)]
-    found += matrix(op, outcome)
+    found += matrix({MEANT[op]} if op in MEANT else set(), outcome)
     return found + (changed(op, row, outcome) if same_compiler(row, outcome) else [])
+
+
+def form_jobs(launcher: str) -> list[Job]:
+    """What has to be compiled for the forms of a launcher."""
+    return [Job(launcher, form, None) for form in forms.FORMS[launcher]]
+
+
+def wrong_form(launcher: str, form: forms.Form, outcome: Outcome) -> list[str]:
+    """What a compiled form does not hold, in words; none when all is well."""
+    if isinstance(outcome, str):
+        return [f"does not compile: {outcome}"]
+    if not outcome:
+        return ["launches nothing"]
+    found = [f"{launch.name} {what}" for launch in outcome for what in misfits(launch)]
+    return found + matrix(instructions(launcher, form), outcome)
+
+
+def instructions(launcher: str, form: forms.Form) -> set[str]:
+    """The matrix instructions that a form is meant to use."""
+    if form["dtype"] == "float32" and launcher not in FP8:
+        return set()  # multiplied exactly
+    # Where a product has fewer rows than a warpgroup's instruction it takes a warp's own, of 16.
+    if launcher == "attention" and FEW < form["S"] < WARPGROUP:
+        return {"HMMA"}
+    narrow = form.get("S", WARPGROUP) <= FEW and form.get("C", form.get("v", 0)) < WARPGROUP  # channels are its rows
+    return {MEANT[launcher], "HMMA"} if narrow else {MEANT[launcher]}
 
 
 def same_compiler(row: tables.Row, launches: Sequence[Built]) -> bool:
@@ -65,9 +99,8 @@ def misfits(launch: Built) -> list[str]:
     )
 
 
-def matrix(op: str, launches: Sequence[Built]) -> list[str]:
+def matrix(meant: set[str], launches: Sequence[Built]) -> list[str]:
     """The wrong matrix instructions, or sums that stay in the tensor cores too long."""
-    meant = {MEANT[op]} if op in MEANT else set()
     # What counts is the loop that works: a ragged end may take another instruction.
     codes = [launch.loop if meant and launch.loop else launch.instructions for launch in launches]
     used = {name for code in codes for name in MATRIX if code.get(name)}

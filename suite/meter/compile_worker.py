@@ -2,6 +2,8 @@
 
     {"op": ..., "shape": {...}, "config": {...}}  ->  {"launches": [{...}]} or {"error": "..."}
 
+Without a configuration ("config": null) the shape is a form of kernels/forms.py, which its launcher chooses one for.
+
 Started by compiled.py: the interpreter cannot share a process with the compiler, and a compiler that aborts takes its
 process along.
 """
@@ -14,14 +16,15 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from v3bench.kernels import aot, catalog
+from v3bench.kernels import aot, catalog, forms
 from v3bench.kernels.launch import Launch
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
     """What became of a job."""
     try:
-        launches = catalog.module(job["op"]).example(job["op"], job["shape"], job["config"])
+        op, shape, config = job["op"], job["shape"], job["config"]
+        launches = forms.launches(op, shape) if config is None else catalog.module(op).example(op, shape, config)
         return {"launches": [{**compiled(launch), **told(launch)} for launch in launches]}
     except Exception as error:  # whatever the compiler raises is the answer
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

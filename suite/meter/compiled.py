@@ -14,11 +14,11 @@ WORKER = "v3bench.suite.meter.compile_worker"
 
 @dataclass(frozen=True)
 class Job:
-    """One operation at a shape, launched with a configuration."""
+    """One operation at a shape, launched with a configuration; None: a form of it, with its launcher's choice."""
 
     op: str
-    shape: Mapping[str, int]
-    config: Mapping[str, Any]
+    shape: Mapping[str, Any]
+    config: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Compiler(Process):
 
     def __call__(self, job: Job) -> Outcome:
         """Compile a job's launches."""
-        made = self.ask({"op": job.op, "shape": {**job.shape}, "config": {**job.config}})
+        made = self.ask(
+            {"op": job.op, "shape": {**job.shape}, "config": None if job.config is None else {**job.config}}
+        )
         return made["error"] if "error" in made else tuple(Built(**launch) for launch in made["launches"])
 
 

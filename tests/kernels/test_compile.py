@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from v3bench.kernels import catalog, tables
-from v3bench.suite.meter.compile_check import jobs, matrix, misfits, wrong
-from v3bench.suite.meter.compiled import Built, compile_all
+from v3bench.kernels import catalog, forms, tables
+from v3bench.model_ref.config import Config
+from v3bench.suite.meter.compile_check import form_jobs, instructions, jobs, matrix, misfits, wrong, wrong_form
+from v3bench.suite.meter.compiled import Built, Job, Outcome, compile_all
+from v3bench.suite.models import load, presets
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = "3.6.0"
@@ -35,6 +38,56 @@ def test_shipped_configurations_under_the_oldest_triton(op: str) -> None:
     assert {launch.triton for o in outcomes if not isinstance(o, str) for launch in o} == {OLDEST}
     found = {str(row.shape): said for row, o in zip(rows, outcomes, strict=True) if (said := wrong(op, row, o))}
     assert not found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", forms.FORMS)
+def test_forms_that_no_table_has_under_the_locked_triton(launcher: str) -> None:
+    todo = form_jobs(launcher)
+    assert not spoiled(launcher, todo, compile_all(todo))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", forms.FORMS)
+def test_forms_that_no_table_has_under_the_oldest_triton(launcher: str) -> None:
+    if not (FOLDER / "triton").is_dir():
+        pytest.skip(f"needs Triton {OLDEST} in {FOLDER.relative_to(ROOT)}: make test-slow")
+    todo = form_jobs(launcher)
+    outcomes = list(compile_all(todo, triton=FOLDER))
+    assert {launch.triton for o in outcomes if not isinstance(o, str) for launch in o} == {OLDEST}
+    assert not spoiled(launcher, todo, outcomes)
+
+
+def spoiled(launcher: str, todo: Sequence[Job], outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
+    """What is wrong with each form that something is wrong with."""
+    judged = ((job.shape, wrong_form(launcher, job.shape, o)) for job, o in zip(todo, outcomes, strict=True))
+    return {str(form): said for form, said in judged if said}
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_the_heads_of_every_preset_have_their_forms(preset: str) -> None:
+    _, config = load(preset)
+    heads = {(form["d"], form["v"]) for form in forms.FORMS["attention"]}
+    if isinstance(config, Config):
+        assert (config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim) in heads
+        latents = {(form["C"], form["R"]) for form in forms.FORMS["mla_decode"]}
+        assert (config.kv_lora_rank, config.qk_rope_head_dim) in latents
+    else:
+        assert (config.head_dim, config.head_dim) in heads
+
+
+def test_a_form_is_held_to_its_own_instructions() -> None:
+    form = {"dtype": "float32", "S": 8}
+    assert instructions("attention", form) == set()
+    assert instructions("fp8_gemm", form) == {"QGMMA"}
+    assert instructions("attention", {**form, "dtype": "bfloat16", "v": 128}) == {"HMMA"}
+    assert instructions("attention", {"dtype": "bfloat16", "S": 1, "v": 32}) == {"HGMMA", "HMMA"}
+    assert instructions("mla_decode", {"dtype": "bfloat16", "S": 1, "C": 512}) == {"HGMMA"}
+    assert instructions("mla_decode", {"dtype": "bfloat16", "S": 1, "C": 32}) == {"HGMMA", "HMMA"}
+    assert wrong_form("attention", form, ()) == ["launches nothing"]
+    assert wrong_form("attention", form, (replace(GEMM, instructions={}, loop={}, spills=True, stack_bytes=8),)) == [
+        "kernel spills 8 bytes of registers"
+    ]
 
 
 @pytest.mark.parametrize("op", catalog.MODULES)
@@ -71,7 +124,7 @@ GEMM = Built(
     ],
 )
 def test_the_check_sees_a_wrong_instruction_and_a_lost_promotion(launch: Built, said: list[str]) -> None:
-    assert matrix("fp8_gemm", [launch]) == said
+    assert matrix({"QGMMA"}, [launch]) == said
 
 
 def test_the_check_sees_spills_and_too_much_shared_memory() -> None:
