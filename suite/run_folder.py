@@ -103,19 +103,20 @@ def read_records(path: Path) -> tuple[list[Measurement], int, int]:
     return found, whole, len(raw)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it. Raises OSError.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: beside it first, then renamed over it; text as UTF-8. Raises OSError.
 
     A link stays one, and what is no file, as /dev/stdout, is written to and never replaced.
     """
+    data = content.encode("utf-8", errors=LONE) if isinstance(content, str) else content
     if path.exists() and not path.is_file() and not path.is_dir():
-        path.write_text(text, encoding="utf-8", errors=LONE)
+        path.write_bytes(data)
         return
     path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8", errors=LONE) as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -17,9 +17,10 @@ from v3bench.suite.budget.recorded import recorded
 from v3bench.suite.budget.weight_budget import CODES, EXPORT, total
 from v3bench.suite.budget.weights import measure
 from v3bench.suite.meter.scale import granted
-from v3bench.suite.train.campaign import Campaign, begin_alike, one_thread, plan_of
+from v3bench.suite.train.campaign import Campaign, begin_alike, plan_of
 from v3bench.suite.train.corpus import load
 from v3bench.suite.train.proxies import tried
+from v3bench.suite.train.threads import one_thread
 from v3bench.suite.train.trained import trained
 from v3bench.suite.train.trainer import Trainer
 

@@ -24,7 +24,8 @@ from v3bench.model_ref.kv_formats import Storage
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
 from v3bench.suite.budget.cache import Layer
-from v3bench.suite.budget.retrieval import Task, one_thread
+from v3bench.suite.budget.retrieval import Task
+from v3bench.suite.train.threads import one_thread
 
 SEED = 729
 

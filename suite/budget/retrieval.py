@@ -11,8 +11,6 @@ B rows  P pairs  D hidden_size
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,6 +23,7 @@ from v3bench.model_ref.config import Config
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
+from v3bench.suite.train.threads import one_thread
 
 RATE, WARM_UP, FIRST_PAIRS = 1e-2, 20, 8
 SEED = 2187
@@ -86,17 +85,6 @@ def learnt(model: Model | Dense, task: Task, steps: int, rows: int, seed: int) -
         loss.backward()
         optimiser.step()
     return model.eval()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The tensors are too small for threads, which would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def configured(preset: str, task: Task, layers: int, width: int) -> models.AnyConfig:

@@ -6,12 +6,10 @@ run it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.meter.recorder import Recorder
 from v3bench.suite.train import corpus, pool, proxies
@@ -150,17 +148,6 @@ def begin_alike(trainers: Sequence[Trainer]) -> None:
     assert len(set(losses)) == len(losses), f"different arithmetic gives one loss, {losses[0]}"
     apart = max(losses) / min(losses) - 1
     assert apart <= ALIKE, f"first losses {losses} lie {apart:.1e} apart"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A proxy's tensors are so small that a second thread makes a step slower, on a busy machine four times."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def precision_of(plan: Plan) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from v3bench.model_ref.errors import BadInput
+from v3bench.suite.run_folder import write_whole
 from v3bench.suite.train.corpus import Corpus, load
 from v3bench.suite.train.plan import FP32, Plan
 from v3bench.suite.train.trainer import Outcome, Trainer
@@ -54,18 +53,7 @@ def begun(plan: Plan, corpus: Corpus) -> Mapping[str, Tensor]:
 def write(trainer: Trainer, path: Path) -> None:
     """Save the run. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.state().items()}
-    data = save(tensors, metadata={"plan": trainer.plan.as_json(), "corpus": trainer.corpus.sha256})
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
+    write_whole(path, save(tensors, metadata={"plan": trainer.plan.as_json(), "corpus": trainer.corpus.sha256}))
 
 
 def resume(trainer: Trainer, path: Path) -> None:

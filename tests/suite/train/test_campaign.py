@@ -14,7 +14,7 @@ from v3bench.suite.meter.measure import ONCE
 from v3bench.suite.meter.recorder import Recorder
 from v3bench.suite.meter.session import Plan as SessionPlan
 from v3bench.suite.meter.session import Session
-from v3bench.suite.train import campaign, checkpoint, corpus, gap, pairs, proxies
+from v3bench.suite.train import campaign, checkpoint, corpus, gap, pairs, proxies, threads
 from v3bench.suite.train.campaign import Campaign, begin_alike
 from v3bench.suite.train.trainer import Trainer
 
@@ -201,7 +201,7 @@ def test_begin_alike(plan, small):
 def test_one_thread():
     torch.set_num_threads(2)
     try:
-        with campaign.one_thread():
+        with threads.one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

@@ -1,6 +1,7 @@
 """Training: deterministic, resumable to the same bits, pairs that differ in nothing but arithmetic."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_kill_while_saving_leaves_the_last_one(plan, small, tmp_path, monkeypa
     trainer.step()
     checkpoint.write(trainer, path)
     trainer.step()
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no room")))
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no room")))
     with pytest.raises(OSError, match="no room"):
         checkpoint.write(trainer, path)
     assert list(tmp_path.iterdir()) == [path]
