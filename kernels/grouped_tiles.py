@@ -171,8 +171,8 @@ def swapped(m: int, part: int, parts: int, per_sm: int, warps: int, stages: int,
     return {**rows(m, part, parts, per_sm, warps, stages, **more), "SWAP": True}
 
 
-# Registers, shared memory and CTAs per SM as compiled for sm_90 by Triton 3.7.1. The two held to 128 registers spill 8 bytes
-# since offsets that cannot be right give NaN, and v3bench tune drops them there; another compiler may fit them.
+# Registers, shared memory and CTAs per SM as compiled for sm_90 by Triton 3.7.1. The two held to 128 registers spill 8
+# bytes since offsets that cannot be right give NaN, and v3bench tune drops them; another compiler may fit them.
 MANY = [
     # Two CTAs an SM, so that one multiplies while the other promotes, stores or waits: two parts of 64 columns keep 64
     # sums and 32 products a thread in 128 registers.
