@@ -41,12 +41,12 @@ def completed(plans: Sequence[Plan]) -> Iterator[tuple[Plan, Outcome]]:
             plan = next(iter(own or waiting[::-1]), None)
             if plan is not None:
                 waiting.remove(plan)
+                busy.add(children()[place])  # under the lock: whoever gives up sees the run or prevents it
             return plan
 
     def work(place: int) -> None:
         child = children()[place]
         while (plan := next_of(place)) is not None:
-            busy.add(child)
             try:
                 ended.put((plan, read(child.ask({"plan": plan.as_json()}), plan)))
             except Exception as error:  # raised again where it is waited for
@@ -63,7 +63,8 @@ def completed(plans: Sequence[Plan]) -> Iterator[tuple[Plan, Outcome]]:
                     raise outcome
                 yield plan, outcome
         except BaseException:
-            waiting.clear()
+            with lock:
+                waiting.clear()
             for child in tuple(busy):
                 if child.child is not None:
                     child.child.kill()  # its next run begins another process
