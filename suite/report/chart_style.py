@@ -36,6 +36,7 @@ CONFIG: dict[str, Any] = {
     "axisY": {"grid": False, "ticks": False, "domain": False, "labelColor": INK, "labelPadding": 8},
     "legend": {
         "labelColor": INK, "labelFont": FONT, "labelFontSize": 11.5, "orient": "top", "columns": 2, "labelLimit": 240,
+        "titleColor": SOFT, "titleFont": FONT, "titleFontSize": 11.5, "titleFontWeight": "normal",
     },
     "text": {"font": FONT, "fontSize": 11.5},
 }  # fmt: skip

@@ -80,7 +80,12 @@ def product_tables(frame: pd.DataFrame, who: str) -> list[Table]:
     for subject, own in frame.groupby("subject", sort=False):
         for states in (False, True):
             part = own[(own["weight"] == STATES) == states]
-            places = list(dict.fromkeys(zip(part["weight"], part["gemm"], strict=True)))
+            # As the forward pass meets them: the backward one has noted its own in the opposite order.
+            weights = list(dict.fromkeys(part["weight"]))
+            places = sorted(
+                dict.fromkeys(zip(part["weight"], part["gemm"], strict=True)),
+                key=lambda place: (weights.index(place[0]), GEMMS.index(place[1]) if place[1] in GEMMS else 0),
+            )
             heads = [Column("gemm", "Where")] if states else [Column("weight", "Weight"), Column("gemm", "Product")]
             for value, figure, label, show in FIGURES:
                 some = part[part[value].notna()]

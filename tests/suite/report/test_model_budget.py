@@ -32,7 +32,7 @@ def layer_records(made):
     return [
         made("layers-v3", "proxy.v3-2m", impl, metric, [value], f"{place}; {TRAINED}")
         for impl, error, cosine in (("fp8", 0.0301, 0.9997), ("control-2-bit", 0.0602, 0.994))
-        for place in ("layers.0.attn.w_o; forward", "layers.0.attn.w_o; dgrad", "states; behind layer 0")
+        for place in ("layers.0.attn.w_o; dgrad", "layers.0.attn.w_o; forward", "states; behind layer 0")
         for metric, value in (("relative_error", error), ("cosine", cosine))
     ]
 
