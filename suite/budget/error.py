@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -32,14 +31,4 @@ def error(got: Tensor, want: Tensor) -> Error:
         relative=float((a - b).norm() / b.norm()),
         cosine=float((a * b).sum() / norms) if norms else float("nan"),
         worst_row=float((off[there] / length[there]).max()) if bool(there.any()) else float("nan"),
-    )
-
-
-def mean(errors: list[Error]) -> Error:
-    """The root mean square of the magnitudes, the mean of the cosines, the worst of the worst."""
-    columns = torch.tensor(errors, dtype=torch.float64)
-    return Error(
-        relative=float(columns[:, 0].square().mean().sqrt()),
-        cosine=float(columns[:, 1].mean()),
-        worst_row=float(columns[:, 2].max()),
     )

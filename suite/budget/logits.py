@@ -12,7 +12,6 @@ class Shift(NamedTuple):
     """Of logits against exact ones, over all positions."""
 
     kl: float  # mean KL divergence of the distribution from the exact one, nats
-    kl_worst: float  # the largest of a position
     top1_flips: float  # share of positions whose most likely token is another
     perplexity: float
     perplexity_exact: float
@@ -30,7 +29,6 @@ def shift(got: Tensor, want: Tensor, tokens: Tensor) -> Shift:
     true = tokens.flatten()
     return Shift(
         kl=float(kl.mean()),
-        kl_worst=float(kl.max()),
         top1_flips=float((p.argmax(-1) != q.argmax(-1)).double().mean()),
         perplexity=float(F.nll_loss(q, true).exp()),
         perplexity_exact=float(F.nll_loss(p, true).exp()),

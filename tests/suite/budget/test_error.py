@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from v3bench.suite.budget.error import Error, error, mean
+from v3bench.suite.budget.error import error
 
 
 def test_a_tensor_is_at_no_distance_from_itself():
@@ -34,7 +34,3 @@ def test_one_wrong_row_shows_among_many():
 
 def test_a_tensor_of_zeros_has_no_relative_error():
     assert all(math.isnan(value) for value in error(torch.ones(2, 2), torch.zeros(2, 2)) if not math.isinf(value))
-
-
-def test_means_are_of_squares_of_magnitudes():
-    assert mean([Error(3.0, 1.0, 5.0), Error(4.0, 0.5, 2.0)]) == pytest.approx((math.sqrt(12.5), 0.75, 5.0))
