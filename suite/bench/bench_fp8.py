@@ -123,12 +123,13 @@ def test_weights(record, case, series, checkpoint):
         pytest.skip("no checkpoint given: --checkpoint DIR")
     found = measure(checkpoint)
     assert not found.not_finite, f"{found.not_finite[0].matrix.name} holds values that are not finite"
-    scale = granted(models.load(checkpoint)[1])
+    named, config = models.load(checkpoint)
+    scale = granted(config)
     for name, rows in {"all matrices": found.clean, **found.by_kind()}.items():
         figures = total(rows).as_json()
         for metric, figure in WEIGHTS[found.measure].items():
             if figures[figure] is not None:
-                record([figures[figure]], metric=metric, convention=name, precision="fp8", scale=scale)
+                record([figures[figure]], metric=metric, convention=f"{name}; {named}", precision="fp8", scale=scale)
 
 
 def test_cache_error(record, case, series, device):

@@ -77,6 +77,8 @@ class Campaign:
         """
         seeds = self.record.case.shape["seeds"]
         wanted = [(name, one) for name, plan in tried.items() for one in seeded(plan, seeds)]
+        for name, one in wanted:
+            self.refuse(name, one)
         lacking = {one: name for name, one in wanted if self.kept(name, one) is None}
         # The quick ones last, so that all children are busy to the end.
         for plan, outcome in pool.completed(sorted(lacking, key=lambda plan: plan.recipe == FP32)):
@@ -96,7 +98,7 @@ class Campaign:
         about: dict[str, Any] = {"metric": METRIC, "convention": self.name(plan), "precision": precision_of(plan)}
         if outcome.why:
             session.keep(self.record.blank(self.series(name), status="failed", why=outcome.why, **about))
-            self.record.end(("failed", f"{name}, {self.name(plan)}: {outcome.why}"))
+            self.diverged(name, plan, outcome.why)
         if session.plan.folder is not None:
             session.plan.folder.write(f"corpus-{text.sha256[:12]}.json", text.as_json())
         records = [self.record.blank(self.series(name), samples=outcome.losses, **about)]
@@ -112,6 +114,17 @@ class Campaign:
         if losses is None or (plan.held_out and held_out is None):
             return None
         return Kept(losses, held_out[0] if held_out else None)
+
+    def refuse(self, name: str, plan: Plan) -> None:
+        """Fail where this run has diverged in this session, for another series: it would again."""
+        wanted = (self.record.case.name, self.series(name), METRIC, "failed", self.name(plan))
+        for m in self.record.session.records:
+            if (m.case, f"{m.subject}/{m.impl}", m.metric, m.status, m.convention) == wanted:
+                self.diverged(name, plan, m.why)
+
+    def diverged(self, name: str, plan: Plan, why: str) -> None:
+        """Fail the benchmark for a run."""
+        self.record.end(("failed", f"{name}, {self.name(plan)}: {why}"))
 
     def stored(self, series: str, convention: str) -> tuple[float, ...] | None:
         """The samples of one record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,9 @@ def records(checkpoint):
     found: dict[str, dict[str, float]] = {}
     for m in recorder.pending:
         assert (m.basis, m.scale, m.precision, m.subject) == ("measured", "proxy", "fp8", "checkpoint")
-        found.setdefault(m.metric, {})[m.convention] = m.samples[0]
+        kind, _, of = m.convention.partition("; ")
+        assert of == Path(checkpoint).name
+        found.setdefault(m.metric, {})[kind] = m.samples[0]
     assert found.keys() <= table("metrics").keys()
     return found
 

@@ -176,6 +176,9 @@ def test_a_run_that_diverges_fails(recorder, made, monkeypatch):
         Campaign(one, "cpu").gaps("fp8")
     (record,) = one.session.plan.folder.found
     assert (record.status, record.why) == ("failed", "the loss of step 1 is nan")
+    monkeypatch.setattr(campaign.pool, "completed", lambda wanted: pytest.fail(f"tried again: {wanted}"))
+    with pytest.raises(pytest.fail.Exception, match=r"bf16, seed 0; corpus .*: the loss of step 1 is nan"):
+        Campaign(one, "cpu").gaps("control-2-bit")  # another series, held against the same run
 
 
 def test_a_corpus_that_changes_meanwhile_is_refused(recorder, monkeypatch):
