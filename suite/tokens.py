@@ -1,0 +1,144 @@
+"""Text to tokens and back: bytes, or a checkpoint's own tokenizer.json.
+
+of_folder   the one that belongs to a checkpoint
+Stream      text as its tokens come, in whole characters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from v3bench.model_ref.config import read_json
+from v3bench.model_ref.errors import BadInput
+
+FILE = "tokenizer.json"
+UNKNOWN = "\ufffd"  # what stands for bytes that are no character, or not yet one
+CUT = 3  # bytes at most of a character that is not whole yet
+
+
+class Tokens(Protocol):
+    """``size``: every token is below it; ``start``: tokens that this vocabulary's models read before a text."""
+
+    size: int
+    start: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]:
+        """The text's tokens, without ``start``. Raises BadInput for text that no encoding has."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The tokens' text; what is no character comes as U+FFFD."""
+
+
+class Bytes:
+    """UTF-8: token b is the byte b."""
+
+    size = 256
+    start: tuple[int, ...] = ()
+
+    def encode(self, text: str) -> list[int]:
+        """One token a byte; what a command line could not read as UTF-8 stays the byte it was."""
+        try:
+            return list(text.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError as error:
+            raise BadInput(f"holds {text[error.start]!r}", where="text", right="characters of Unicode") from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The bytes' text, U+FFFD for what is no UTF-8."""
+        return bytes(ids).decode("utf-8", "replace")
+
+
+class Tokenizer:
+    """A tokenizer.json, read by the package ``tokenizers``. Raises BadInput where either is missing or broken.
+
+    ``start`` is what the file's own post-processing puts before a text, or else, where tokenizer_config.json says
+    ``add_bos_token``, its ``bos_token``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import tokenizers
+        except ImportError as error:
+            what, right = "needs the package tokenizers, which is not installed", "pip install tokenizers"
+            raise BadInput(what, where=str(path), right=right) from error
+        try:
+            self.inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing narrower
+            what, right = f"cannot be read as a tokenizer ({error})", "a file that the package tokenizers saved"
+            raise BadInput(what, where=str(path), right=right) from error
+        self.size = max(self.inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.start = self.processed_start() or self.named_start(path.with_name("tokenizer_config.json"))
+
+    def processed_start(self) -> tuple[int, ...]:
+        """The special tokens that the tokenizer itself puts before a text."""
+        made = self.inner.encode("a")
+        count = next((i for i, special in enumerate(made.special_tokens_mask) if not special), 0)
+        return tuple(made.ids[:count])
+
+    def named_start(self, path: Path) -> tuple[int, ...]:
+        """The token that tokenizer_config.json wants before a text, if any."""
+        settings = read_json(path) if path.exists() else {}
+        token = settings.get("bos_token") if settings.get("add_bos_token") else None
+        if isinstance(token, dict):
+            token = token.get("content")
+        found = self.inner.token_to_id(token) if isinstance(token, str) else None
+        return () if found is None else (found,)
+
+    def encode(self, text: str) -> list[int]:
+        """The text's tokens, no special one added."""
+        try:
+            ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
+        except UnicodeEncodeError as error:
+            raise BadInput("is no Unicode text", where="text", right="characters that UTF-8 has") from error
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The tokens' text, special tokens spelled out."""
+        text: str = self.inner.decode(list(ids), skip_special_tokens=False)
+        return text
+
+
+def of_folder(path: str | Path, vocab_size: int) -> Tokens:
+    """Tokens of a checkpoint: its tokenizer.json, else bytes for a vocabulary of 256. Raises BadInput."""
+    file = Path(path) / FILE
+    if file.exists():
+        tokens = Tokenizer(file)
+        if not 0 < tokens.size <= vocab_size:
+            right = f"a tokenizer whose tokens are below the model's vocab_size {vocab_size}"
+            raise BadInput(f"its largest token is {tokens.size - 1}", where=str(file), right=right)
+        return tokens
+    if vocab_size == Bytes.size:
+        return Bytes()
+    right = f"{FILE} beside config.json, or a vocabulary of {Bytes.size} bytes"
+    raise BadInput(f"no {FILE}, and vocab_size is {vocab_size}", where=str(path), right=right)
+
+
+class Stream:
+    """Text as its tokens come: ``feed`` gives the characters that are whole by then, ``end`` what is left."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        # The newest tokens, from one end of a character to a later one, ``ended``, and on. They are decoded again with
+        # what follows, since some tokenizers treat the first token of a text differently.
+        self.window: list[int] = []
+        self.ended = 0
+        self.given = 0  # characters of the window's text that have been given
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """Take the next tokens, give the text that they complete."""
+        self.window += ids
+        text = self.tokens.decode(self.window)
+        cut = next((n for n in range(CUT) if not text.endswith(UNKNOWN * (n + 1))), CUT)
+        fresh = text[self.given : len(text) - cut]
+        self.given += len(fresh)
+        if cut == 0:
+            self.window = self.window[self.ended :]
+            self.ended, self.given = len(self.window), len(self.tokens.decode(self.window))
+        return fresh
+
+    def end(self) -> str:
+        """The rest, though it may end within a character."""
+        rest = self.tokens.decode(self.window)[self.given :]
+        self.given += len(rest)
+        return rest
