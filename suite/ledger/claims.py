@@ -59,13 +59,15 @@ class Decides:
     """What decides the claim: one basis, the least scale that counts, and the convention where one is meant.
 
     ``stronger`` names bases that decide in its place, the first that a run has evidence of: what was formulated can be
-    counted, what was counted can be measured.
+    counted, what was counted can be measured. ``whole``: a slice, which decides where the full model is meant and its
+    dimensions are all that matters, does not: what is claimed comes of trained weights, or of all layers together.
     """
 
     basis: Literal["formula", "counted", "measured", "modelled"]
     scale: Scale = "full"
     convention: str = ""
     stronger: tuple[Literal["counted", "measured"], ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,10 @@ class Selector:
     subject: str
     basis: Literal["counted", "measured"] = "measured"
     convention: str = ""
+    begins: str = ""  # how the convention begins, where its end says what was trained
     scale: str = ""
     case: str = ""
+    impl: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,7 @@ class Claim:
     tolerance: float | None = None  # relative, for within and about
     tolerance_why: str = ""
     needs: str = ""  # what a measurement would take
+    command: str = ""  # what would then test it, where that is more than running its area
     note: str = ""
     evidence: tuple[Evidence, ...] = ()
 

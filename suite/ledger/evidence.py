@@ -140,7 +140,9 @@ def groups(selector: Selector, run: Index) -> list[Sample]:
     for m in run.get((selector.metric, selector.subject), ()):
         fits = all(not want or want == have for want, have in (
             (selector.convention, m.convention), (selector.scale, m.scale), (selector.case, m.case),
+            (selector.impl, m.impl),
         ))  # fmt: skip
+        fits = fits and m.convention.startswith(selector.begins)
         if fits and m.status == "ok" and m.basis == selector.basis:
             pools[m.scale, m.convention, m.device, m.impl, m.case, m.precision].extend(m.samples)
     found = []

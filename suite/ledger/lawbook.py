@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from v3bench.model_ref.config import Config
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger.expressions import Function, Quantity, plain
 from v3bench.suite.ledger.units import unit
 from v3bench.suite.models import AnyConfig, load
+
+if TYPE_CHECKING:
+    from v3bench.suite.laws.speculation import Deployment
 
 
 @cache
@@ -69,6 +73,54 @@ def mtp_flops(config: AnyConfig, seq_len: float) -> float:
     return flops.mtp(config, int(seq_len))
 
 
+def experts_touched(config: AnyConfig, ep: float, batch: float, tokens: float) -> float:
+    from v3bench.suite.laws import speculation
+
+    return speculation.touched(mixture(config), deployment(ep, batch), int(tokens))
+
+
+def moe_bytes(part: str) -> Callable[..., float]:
+    """One MoE layer's weights of one part: attention, routed_experts, shared_experts, router."""
+
+    def law(config: AnyConfig, ep: float, batch: float, tokens: float) -> float:
+        from v3bench.suite.laws import speculation
+
+        return speculation.layers(mixture(config), deployment(ep, batch), int(tokens), dense=0, moe=1)[part].nbytes
+
+    return law
+
+
+def step_bytes(*, dense: bool = False, drafting: bool = False) -> Callable[..., float]:
+    """B of a step of so many tokens a request, or of its drafts; beyond a GPU's ridge what it could read meanwhile.
+
+    Arguments: ep, batch, context, tokens or drafts, whether the head is split (0 or 1), and the ridges of FP8 and BF16
+    in FLOP per byte where FLOPs count.
+    """
+
+    def law(config: AnyConfig, ep: float, batch: float, context: float, n: float, split: float, *ridge: float) -> float:
+        from v3bench.suite.laws import speculation
+
+        where = deployment(ep, batch, context, split)
+        model = speculation.all_dense(mixture(config)) if dense else mixture(config)
+        parts = (speculation.draft if drafting else speculation.step)(model, where, int(n))
+        return speculation.cost(parts, speculation.Ridge(*ridge) if ridge else None)
+
+    return law
+
+
+def deployment(ep: float, batch: float, context: float = 0, split: float = 0) -> Deployment:
+    from v3bench.suite.laws.speculation import Deployment
+
+    return Deployment(ep=int(ep), batch=int(batch), context=int(context), split_head=bool(split))
+
+
+def mixture(config: AnyConfig) -> Config:
+    """The config of a model with experts. Raises BadInput."""
+    if not isinstance(config, Config):
+        raise BadInput("the model has no experts", right="a model of the deepseek_v3 family")
+    return config
+
+
 def numerics(name: str, *fixed: str) -> Callable[..., float]:
     def law(*numbers: float) -> float:
         from v3bench.suite.laws import numerics as law_of
@@ -113,6 +165,12 @@ LAWS: dict[str, tuple[Callable[..., float], str]] = {
     "groups_within_limit": (routing("chance_within_limit"), "1"),
     "limited_groups_mean": (routing("limited_mean"), "1"),
     "limited_groups_error": (routing("limited_mean_error"), "1"),
+    "experts_touched": (experts_touched, "1"),
+    **{f"{part}_bytes": (moe_bytes(part), "B") for part in ("attention", "routed_experts", "shared_experts", "router")},
+    "step_bytes": (step_bytes(), "B"),
+    "draft_bytes": (step_bytes(drafting=True), "B"),
+    "dense_step_bytes": (step_bytes(dense=True), "B"),
+    "dense_draft_bytes": (step_bytes(dense=True, drafting=True), "B"),
 }
 
 

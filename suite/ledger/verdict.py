@@ -130,14 +130,16 @@ def weigh(claim: Claim, found: Sequence[Row], run: Index) -> Weighed:
 def decisive(row: Row, claim: Claim, basis: str) -> bool:
     """Whether a row is of this basis, the claim's convention and a scale that counts. Raises BadInput for a circle.
 
-    A slice has every per-layer dimension of the full model, so a measured slice counts where full is meant.
+    A slice has every per-layer dimension of the full model, so a measured slice counts where full is meant, unless the
+    claim is of the whole model.
     """
     decides = claim.decides
     if row.basis != basis or decides.convention not in ("", row.convention):
         return False
     if claim.id in row.leans_on:
         raise BadInput("deciding evidence draws on the claim's own published value", where=claim.id)
-    least = "slice" if row.basis == "measured" and decides.scale == "full" else decides.scale
+    sliced = row.basis == "measured" and decides.scale == "full" and not decides.whole
+    least = "slice" if sliced else decides.scale
     return SCALES.index(row.scale) <= SCALES.index(least)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.ledger import findings
-from v3bench.suite.ledger.findings import Figure
+from v3bench.suite.ledger.findings import Figure, Finding
 from v3bench.suite.ledger.verdict import Judged
 from v3bench.suite.report.display import amount
 from v3bench.suite.report.ledger_rows import word_of
@@ -26,7 +26,7 @@ def finding_views(judged: Sequence[Judged]) -> list[dict[str, Any]]:
         {
             "name": finding.name,
             "title": finding.title,
-            "statement": finding.statement,
+            "statement": said(finding),
             "status": finding.status,
             "meaning": STATUS[finding.status],
             "claims": [{"id": name, "word": words[name]} for name in finding.claims if name in words],
@@ -34,6 +34,14 @@ def finding_views(judged: Sequence[Judged]) -> list[dict[str, Any]]:
         }
         for finding in findings.load()
     ]
+
+
+def said(finding: Finding) -> str:
+    """The statement with its figures put in; as it stands where one of them fails, which the figure's row then says."""
+    try:
+        return finding.said
+    except BadInput:
+        return finding.statement
 
 
 def figure_view(figure: Figure) -> dict[str, str]:

@@ -99,7 +99,8 @@ def commands(judged: Judged) -> list[str]:
     models = dict.fromkeys(row.worked.model for row in judged.evidence if row.worked and row.worked.model)
     found = [f"v3bench model {model}" for model in models]
     if any(entry.pick is not None for entry in judged.claim.evidence):
-        return [*found, f"v3bench run --only {judged.claim.area} --out RUN", "v3bench claims RUN --json"]
+        measure = judged.claim.command or f"v3bench run --only {judged.claim.area}"
+        return [*found, f"{measure} --out RUN", "v3bench claims RUN --json"]
     return [*found, "v3bench claims --json"]
 
 

@@ -76,6 +76,22 @@ def test_selectors_select():
         assert judge([of], [good, other])[0].outcome == "agrees"
 
 
+def test_a_selector_may_name_how_a_convention_begins_and_whose_it_is():
+    pick = replace(PICK, begins="teacher-forced; draft 1; temperature 0; all text", impl="module", scale="proxy")
+    forced = "teacher-forced; draft 1; temperature 0; all text; 100 steps"
+    good = measured(10, "proxy", convention=forced, impl="module")
+    others = [
+        replace(good, samples=(99,), **change)
+        for change in (
+            {"impl": "most-frequent"}, {"scale": "full"},
+            {"convention": "teacher-forced; draft 2; temperature 0; all text; 100 steps"},
+            {"convention": f"in generation; {forced}"},
+        )
+    ]  # fmt: skip
+    found = evidence.rows(claim(), Evidence(pick=pick), evidence.index([good, *others]))
+    assert [(row.value, row.scale, row.convention) for row in found] == [(10, "proxy", forced)]
+
+
 def test_a_ratio_takes_both_sides_from_one_device():
     over = Selector(metric="acceptance_rate", subject="v2")
     of = claim(2, picks=[Evidence(pick=PICK, over=over)])

@@ -28,11 +28,42 @@ def known(finding):
 
 @pytest.mark.parametrize("finding", findings.load(), ids=lambda finding: finding.name)
 def test_the_words_carry_no_number_of_their_own(finding):
-    statement = re.sub(r"72 L h\^2 \+ 6 V h|Table \d", "", finding.statement)
+    statement = re.sub(r"72 L h\^2 \+ 6 V h|Table \d|" + findings.SLOT, "", finding.statement)
     for text in re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?", statement):
         number = float(text.replace(",", "").rstrip("."))
         digits = len(text.partition(".")[2])
         assert any(abs(value - number) <= 0.5 * 10**-digits * 1.001 for value in known(finding)), text
+
+
+def test_a_statement_takes_its_numbers_from_its_figures():
+    finding = next(one for one in findings.load() if one.name == "mtp-speed-up-depends-on-deployment")
+    worked = {name: figure.worked.shown for name, figure in finding.named.items()}
+    assert f"two tokens reads {worked['ep1_ratio']:.3g} x" in finding.said
+    assert f"an acceptance of {worked['ep8_32']:.1f}% (EP8" in finding.said
+    assert "{" in finding.statement
+    assert "{" not in finding.said
+    assert worked["ep144_32"] > 90, "or the words, that it takes more than most acceptances published, do not hold"
+    assert worked["ep144_32_h800"] > 100 > worked["ep8_32_h800"], "or the words, more than there is, do not hold"
+    assert worked["ep144_128_h800"] > 100
+    assert worked["communication"] < 1, "or the words, that it slows generation down, do not hold"
+    assert worked["split"] < 85
+
+
+def test_no_acceptance_reaches_where_the_finding_says_so():
+    finding = next(one for one in findings.load() if one.name == "mtp-speed-up-depends-on-deployment")
+    said = {figure.says: figure.worked.shown for figure in finding.figures}
+    assert said["acceptance needed, batch 1 on one GPU"] > 100
+    assert said["acceptance needed, EP8, batch 8 a GPU"] > 100
+    assert 80 < said["acceptance needed, EP32, batch 32 a GPU"] < 100
+
+
+def test_a_statement_with_an_unknown_figure_is_one_clear_line(tmp_path):
+    path = tmp_path / "findings.toml"
+    figure = '{ says = "s", name = "a", derivation = "tpot-paper", step = "tpot" }'
+    text = '[f]\ntitle = "t"\nstatement = "takes {b}"\nstatus = "sources"\nclaims = ["tpot-ib"]\n'
+    path.write_text(f"{text}figures = [{figure}]\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"findings\.toml: f: figure 'b' is unknown"):
+        findings.load(path)
 
 
 def test_a_figure_is_worked_out_live():

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -176,6 +177,13 @@ def test_the_least_scale_that_counts(least, scale, outcome):
 
 def test_counting_a_slice_does_not_count_the_full_model():
     assert weighed(claim(basis="counted"), row(10, "counted", "slice")).outcome == "untested"
+
+
+def test_a_slice_decides_no_claim_of_the_whole_model():
+    of = claim()
+    of = replace(of, decides=replace(of.decides, whole=True))
+    assert weighed(of, row(10, scale="slice")).outcome == "untested"
+    assert weighed(of, row(99, scale="slice"), row(10)).outcome == "agrees"
 
 
 def test_the_best_scale_decides_alone():
