@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", metavar="DIR", help="a released checkpoint to measure with, where a case wants one"
     )
     run.add_argument(
+        "--corpus", metavar="DIR", help="text that the mtp area trains and measures on (default: Python's own library)"
+    )
+    run.add_argument(
         "--impl", action="append", default=[], metavar="OP=package.module:function",
         help="a kernel of your own, set beside ours in every case; may be repeated; --impl help says how it is called",
     )  # fmt: skip
@@ -126,7 +129,7 @@ def run_command(args: argparse.Namespace) -> int:
         claims.load()  # a ledger that cannot be read ends a run before it has begun
         folder, status = runner.run(
             profile=args.profile, only=only, device=args.device, out=args.out, resume=args.resume,
-            checkpoint=args.checkpoint, impls=args.impl, say=say,
+            checkpoint=args.checkpoint, corpus=args.corpus, impls=args.impl, say=say,
         )  # fmt: skip
         run = load_run(folder)
         judged = judge([run])

@@ -7,7 +7,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BENCH = Path(__file__).parent / "bench"
 LOG = "pytest.log"
-CHECKPOINT = "--checkpoint"  # the last word but one of a segment's command
+CHECKPOINT, CORPUS = "--checkpoint", "--corpus"  # the last words of a segment's command, each before a folder's name
 DONE, FAILED, REFUSED, CUT_SHORT = 0, 1, 2, 3
 
 
@@ -39,6 +39,7 @@ def run(
     out: str | Path | None = None,
     resume: bool = False,
     checkpoint: str | Path | None = None,
+    corpus: str | Path | None = None,
     impls: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
     bench: Path = BENCH,
@@ -63,6 +64,8 @@ def run(
         if not (Path(checkpoint) / "config.json").is_file():
             raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
         models.load(str(Path(checkpoint) / "config.json"))
+    if corpus is not None and not Path(corpus).is_dir():
+        raise BadInput("is no folder", where=f"{CORPUS} {corpus}", right="a folder of text")
     table = own.entered(case_table.load(cases), impls)
     own.need_a_case(table, impls, profile, device)
     say = whoever_listens(say)
@@ -70,7 +73,8 @@ def run(
     versions = {case.name: case.version for case in table.values()}
     folder = RunFolder.open(chosen_folder(out, device, profile, resume), described, versions)
     try:
-        refuse_other_checkpoint(folder, checkpoint)
+        given = {CHECKPOINT: checkpoint, CORPUS: corpus}
+        refuse_others(folder, given)
         for message in folder.messages:
             say(message)
         plan = Plan(
@@ -83,10 +87,11 @@ def run(
             launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             resume=resume,
             checkpoint=str(checkpoint) if checkpoint else None,
+            corpus=str(corpus) if corpus else None,
             say=say,
         )
         segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}
-        folder.start({"command": command_line(profile, only, device, resume, checkpoint, impls), **segment})
+        folder.start({"command": command_line(profile, only, device, resume, given, impls), **segment})
         say(f"run folder: {folder.path}")
         if "kernels" in areas and device == "cuda":
             for line in triton_cache.brought():
@@ -193,7 +198,7 @@ def command_line(
     only: Sequence[str],
     device: str,
     resume: bool,
-    checkpoint: str | Path | None,
+    given: Mapping[str, str | Path | None],
     impls: Sequence[str] = (),
 ) -> str:
     """The command of a segment, without the paths of this machine."""
@@ -201,20 +206,19 @@ def command_line(
     words += ["--only", ",".join(only)] if only else []
     words += ["--resume"] if resume else []
     words += [word for impl in impls for word in (own.FLAG, impl)]
-    words += [CHECKPOINT, Path(checkpoint).resolve().name] if checkpoint else []
+    words += [word for flag, folder in given.items() if folder for word in (flag, Path(folder).resolve().name)]
     return " ".join(words)
 
 
-def refuse_other_checkpoint(folder: RunFolder, checkpoint: str | Path | None) -> None:
-    """Raise BadInput where a folder holds another checkpoint's measurements: they would pass for this one's."""
-    if checkpoint is None:
-        return
-    own = Path(checkpoint).resolve().name
-    for segment in folder.segments:
-        then = segment["command"].partition(f" {CHECKPOINT} ")[2]
-        if then not in ("", own):
-            what = f"was measured with checkpoint {then}; this is {own}"
-            raise BadInput(what, where=str(folder.path), right="another --out")
+def refuse_others(folder: RunFolder, given: Mapping[str, str | Path | None]) -> None:
+    """Raise BadInput where a folder holds another checkpoint's or text's measurements: they would pass for this one's."""
+    for flag, path in given.items():
+        own = Path(path).resolve().name if path else ""
+        for segment in folder.segments:
+            then = next(iter(segment["command"].partition(f" {flag} ")[2].split(" --")), "")
+            if own and then not in ("", own):
+                what = f"was measured with {flag.removeprefix('--')} {then}; this is {own}"
+                raise BadInput(what, where=str(folder.path), right="another --out")
 
 
 def now() -> str:

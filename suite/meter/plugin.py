@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--v3-profile", default="quick", help="smoke, quick, standard or full (default: quick)")
     group.addoption("--v3-device", choices=("cpu", "cuda"), help="cpu or cuda (default: cuda where there is one)")
     group.addoption("--v3-checkpoint", default=None, help="a released checkpoint, for the cases that want one")
+    group.addoption("--v3-corpus", default=None, help="a folder of text that the mtp area trains and measures on")
     group.addoption("--v3-cases", default=str(case_table.PATH), help="the file of cases")
 
 
@@ -47,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from error
         plan = Plan(
             profile=config.getoption("--v3-profile"), device=config.getoption("--v3-device") or default_device(),
-            cases=cases, checkpoint=config.getoption("--v3-checkpoint"),
+            cases=cases, checkpoint=config.getoption("--v3-checkpoint"), corpus=config.getoption("--v3-corpus"),
         )  # fmt: skip
     plan.session = config.stash[SESSION] = Session(plan)
     config.pluginmanager.register(Trouble(plan.session))

@@ -3,6 +3,7 @@
 Progress    the cases of a run
 Compiling   the candidates of an operation that is tuned
 Reading     the weights of a checkpoint
+Training    the steps of a proxy
 unsteady    what to say of samples that lie too far apart
 """
 
@@ -102,6 +103,36 @@ class Reading:
         self.last = now
         left = minutes((now - self.started) / self.done * (self.values - self.done))
         self.say(f"{self.what}: {self.done / 1e9:.3f} of {self.values / 1e9:.3f} billion values, about {left} left")
+
+
+class Training:
+    """Call behind every step with how many are done: says how far a proxy's training is. ``loss`` gives the last loss.
+
+    The first step it hears of is where the run began, or goes on.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        steps: int,
+        tokens: int,
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.what, self.steps, self.tokens, self.say, self.now = what, steps, tokens, say, now
+        self.first: int | None = None
+
+    def __call__(self, done: int, loss: Callable[[], float]) -> None:
+        now = self.now()
+        if self.first is None:
+            self.first, self.started, self.last = done, now, now
+        if now - self.last < QUIET or done == self.steps:
+            return
+        self.last = now
+        rate = (done - self.first) / (now - self.started)  # steps per second
+        left = minutes((self.steps - done) / rate)
+        speed = f"{rate * self.tokens:,.0f} tokens/s, about {left} left"
+        self.say(f"    {self.what}: step {done} of {self.steps}, loss {loss():.3f} nats, {speed}")
 
 
 def unsteady(records: Sequence[Measurement]) -> str:

@@ -33,6 +33,7 @@ class Plan:
     launch: str = "pytest"
     resume: bool = False
     checkpoint: str | None = None
+    corpus: str | None = None  # a folder of text in place of a course's own
     say: Callable[[str], None] = lambda line: None
     session: Session | None = None  # the plug-in's, once pytest has started
 

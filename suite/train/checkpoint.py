@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +20,24 @@ LOOK = 32  # steps after which a run is asked whether its losses still are numbe
 STARTS = 8  # states that are kept for the runs that begin from them; 15 MB each for a proxy of 1M parameters
 
 
-def train(plan: Plan, *, path: Path | None = None, every: int = 0, corpus: Corpus | None = None) -> Outcome:
-    """Run a plan to its end; with ``path``, save every so many steps and go on from what is saved there.
+def train(plan: Plan, *, corpus: Corpus | None = None) -> Outcome:
+    """Run a plan to its end. Raises BadInput where the corpus is too short."""
+    return trained(plan, corpus=corpus).outcome()
 
-    Raises BadInput where the file is of another plan or corpus, and where the corpus is too short.
+
+def trained(
+    plan: Plan,
+    *,
+    corpus: Corpus | None = None,
+    path: Path | None = None,
+    every: int = LOOK,
+    after: Callable[[Trainer], None] | None = None,
+) -> Trainer:
+    """The trainer behind a plan's last step, or behind the one whose loss is no number.
+
+    With ``path`` the run is saved every so many steps and at its end, and goes on from what is saved there. ``after``
+    is called behind every step, before it is saved; for a step that is saved, never again. Raises BadInput where the
+    file is of another plan or corpus, where it cannot be written, and where the corpus is too short.
     """
     corpus = corpus or load(plan.corpus)
     saved = path is not None and path.exists()
@@ -33,12 +47,14 @@ def train(plan: Plan, *, path: Path | None = None, every: int = 0, corpus: Corpu
         resume(trainer, path)
     while trainer.done < plan.steps:
         trainer.step()
+        if after is not None:
+            after(trainer)
         # To look is to wait for a GPU: not at every step.
-        if trainer.done % LOOK == 0 and not trainer.finite():
+        if trainer.done % LOOK == 0 and trainer.trouble():
             break
-        if path is not None and every and trainer.done % every == 0:
+        if path is not None and (trainer.done % every == 0 or trainer.done == plan.steps):
             write(trainer, path)
-    return trainer.outcome()
+    return trainer
 
 
 @lru_cache(STARTS)
@@ -51,9 +67,15 @@ def begun(plan: Plan, corpus: Corpus) -> Mapping[str, Tensor]:
 
 
 def write(trainer: Trainer, path: Path) -> None:
-    """Save the run. Raises OSError."""
+    """Save the run; what was saved before stays until all of it is written. Raises BadInput, as for a full disk."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.state().items()}
-    write_whole(path, save(tensors, metadata={"plan": trainer.plan.as_json(), "corpus": trainer.corpus.sha256}))
+    data = save(tensors, metadata={"plan": trainer.plan.as_json(), "corpus": trainer.corpus.sha256})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror}); what was saved before stays"
+        raise BadInput(what, where=str(path), right=f"a disk with {len(data) / 1e6:.0f} MB of room") from error
 
 
 def resume(trainer: Trainer, path: Path) -> None:

@@ -28,6 +28,8 @@ class Plan:
     same master weights, with the same ``order`` they see the same data, whatever their recipe; the first ``shared``
     of the steps are made in FP32 by all of them, so that they part once learning is steady. Optimiser as in V3
     (report, section 4.2), the learning rate ``rate`` after a linear warm-up, falling by a cosine to ``last`` of it.
+    From the share ``mtp_switch`` of the steps on, the MTP loss weighs ``mtp_weight_last``; from ``bias_until`` on, the
+    balancing biases stay.
     """
 
     model: str
@@ -47,9 +49,12 @@ class Plan:
     decay: float = 0.1
     clip: float = 1.0
     bias_speed: float = 1e-3
+    bias_until: float = 1.0
     balance_weight: float = 1e-4
-    mtp_weight: float = 0.3
     mtp: bool = False
+    mtp_weight: float = 0.3
+    mtp_weight_last: float = 0.3
+    mtp_switch: float = 1.0
     device: str = "cpu"
     held_out: int = 0  # tokens that the loss is measured on when training has ended; 0: none
 
@@ -94,6 +99,14 @@ class Plan:
     def rate_at(self, step: int) -> float:
         """Learning rate of the step, counted from 0."""
         return rate_at(step, steps=self.steps, rate=self.rate, warmup=self.warmup, last=self.last)
+
+    def mtp_weight_at(self, step: int) -> float:
+        """The paper's lambda at the step, counted from 0."""
+        return self.mtp_weight if step < self.mtp_switch * self.steps else self.mtp_weight_last
+
+    def bias_speed_at(self, step: int) -> float:
+        """The paper's gamma at the step, counted from 0."""
+        return self.bias_speed if step < self.bias_until * self.steps else 0.0
 
     def as_json(self) -> str:
         """The plan as text; equal plans have equal texts."""

@@ -14,20 +14,18 @@ from v3bench.kernels.ops import TORCH, Ops
 from v3bench.model_ref import precision
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
-from v3bench.suite.train import corpus, proxies
+from v3bench.suite.train import checkpoint, proxies
 from v3bench.suite.train.plan import Plan
 from v3bench.suite.train.trainer import Trainer
 
 
 class Trained:
-    """A trained proxy, in evaluation; ``plan`` says how it came about."""
+    """A trained proxy, in evaluation; ``plan`` says how it came about, of which ``steps`` were made."""
 
-    def __init__(self, plan: Plan) -> None:
-        trainer = Trainer(plan, corpus.load(plan.corpus))
-        for _ in range(plan.steps):
-            trainer.step()
-        self.plan, self.model, self.corpus = plan, trainer.model, trainer.corpus
-        self.loss = float(trainer.losses[-max(plan.steps // 10, 1) :].mean())  # nats per token, the last tenth
+    def __init__(self, trainer: Trainer) -> None:
+        self.plan, self.steps, self.model, self.corpus = trainer.plan, trainer.done, trainer.model, trainer.corpus
+        losses = trainer.losses[: self.steps]
+        self.loss = float(losses[-max(self.steps // 10, 1) :].mean())  # nats per token, the last tenth
 
     def rebuilt(self, ops: Ops = TORCH, dtype: torch.dtype = torch.float32) -> Model | Dense:
         """The same weights on other operations, rounded to ``dtype``."""
@@ -51,7 +49,8 @@ class Trained:
     @property
     def about(self) -> str:
         """The training in words, for a convention."""
-        return f"trained on {self.plan.tokens} tokens of {self.corpus.name} {self.corpus.sha256[:12]}"
+        tokens = self.steps * self.plan.batch * self.plan.length
+        return f"trained on {tokens} tokens of {self.corpus.name} {self.corpus.sha256[:12]}"
 
 
 @cache
@@ -62,4 +61,4 @@ def trained(name: str, steps: int, batch: int, length: int, device: str) -> Trai
         model=proxy.preset, change=proxy.change, steps=steps, batch=batch, length=length, warmup=steps // 10,
         rate=2e-3, device=device,
     )  # fmt: skip
-    return Trained(plan)
+    return Trained(checkpoint.trained(plan))

@@ -64,7 +64,8 @@ class Trainer:
         plan = self.plan
         ids = self.batches[self.done].to(plan.device)
         if isinstance(self.model, Model):
-            loss = self.model.loss(ids, mtp_weight=plan.mtp_weight, balance_weight=plan.balance_weight)
+            weight = plan.mtp_weight_at(self.done)
+            loss = self.model.loss(ids, mtp_weight=weight, balance_weight=plan.balance_weight)
             total, main, loads = loss.total, loss.main, loss.loads
         else:
             total, main = self.model.loss(ids)[:2]
@@ -79,7 +80,7 @@ class Trainer:
         self.optimizer.step()
         self.spread()
         if loads is not None and isinstance(self.model, Model):
-            self.model.update_biases(loads, plan.bias_speed)
+            self.model.update_biases(loads, plan.bias_speed_at(self.done))
         self.losses[self.done] = main.detach()
         self.done += 1
 
@@ -88,10 +89,6 @@ class Trainer:
         """Round the master weights into the model."""
         for name, parameter in self.parameters.items():
             parameter.copy_(self.masters[name])
-
-    def finite(self) -> bool:
-        """Whether every loss so far is a number."""
-        return bool(self.losses.isfinite().all())
 
     @torch.no_grad()
     def held_out_loss(self, tokens: int) -> float:
@@ -143,8 +140,17 @@ class Trainer:
     def outcome(self) -> Outcome:
         """What the run gave."""
         losses = tuple(self.losses[: self.done].tolist())
-        if not self.finite():
-            first = next(n for n, loss in enumerate(losses) if loss != loss or abs(loss) == float("inf"))
-            return Outcome(losses[:first], None, self.corpus.sha256, f"the loss of step {first} is {losses[first]}")
+        if why := self.trouble():
+            return Outcome(losses[: self.finite_steps()], None, self.corpus.sha256, why)
         held_out = self.held_out_loss(self.plan.held_out) if self.plan.held_out else None
         return Outcome(losses, held_out, self.corpus.sha256)
+
+    def trouble(self) -> str:
+        """Why the run has come to nothing, or ""."""
+        first = self.finite_steps()
+        return "" if first == self.done else f"the loss of step {first} is {float(self.losses[first])}"
+
+    def finite_steps(self) -> int:
+        """Steps before the first whose loss is no number."""
+        bad = (~self.losses[: self.done].isfinite()).nonzero()
+        return int(bad[0]) if len(bad) else self.done

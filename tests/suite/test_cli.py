@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {"torch", "pandas", "jinja2", "pytest"}
 FLAGS = {
-    "run": {"--profile", "--only", "--device", "--out", "--resume", "--checkpoint", "--impl"},
+    "run": {"--profile", "--only", "--device", "--out", "--resume", "--checkpoint", "--corpus", "--impl"},
     "report": {"-o"},
     "claims": {"--json"},
     "model": {"--seq-len", "--count", "--set", "--json"},

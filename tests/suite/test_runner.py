@@ -74,6 +74,7 @@ def test_the_users_pytest_settings_change_nothing(child, quick):
         ({"only": ("tpot", "kv")}, "--only: unknown area 'kv'; expected one of model, kv_cache"),
         ({"device": "tpu"}, "--device: unknown device 'tpu'; expected cpu or cuda"),
         ({"checkpoint": "nowhere"}, "nowhere: holds no config.json"),
+        ({"corpus": "nowhere"}, "--corpus nowhere: is no folder; expected a folder of text"),
         ({"out": ""}, "--out: is empty; expected a folder to write"),
         ({"out": "nowhere", "resume": True}, "nowhere: holds no run to go on with"),
         ({"resume": True}, "--resume: runs/ holds no quick run on cpu"),
@@ -107,17 +108,18 @@ def test_a_checkpoint_that_is_not_understood_is_refused_at_once(tmp_path, config
     assert not (tmp_path / "run").exists()
 
 
-def test_two_checkpoints_do_not_share_a_folder(tmp_path):
+@pytest.mark.parametrize("kind", ["checkpoint", "corpus"])
+def test_two_folders_given_do_not_share_a_run(tmp_path, kind):
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
         shutil.copy(models.presets()["llama-tiny"], folder / "config.json")
-    options = {"profile": "smoke", "only": ["fp8"], "device": "cpu", "out": tmp_path / "run"}
+    options = {"profile": "smoke", "only": ["kv_cache"], "device": "cpu", "out": tmp_path / "run"}
     runner.run(**options)
     for _ in range(2):
-        runner.run(**options, checkpoint=folders[0])
-    with pytest.raises(BadInput, match="was measured with checkpoint one; this is two; expected another --out"):
-        runner.run(**options, checkpoint=folders[1])
+        runner.run(**options, **{kind: folders[0]})
+    with pytest.raises(BadInput, match=f"was measured with {kind} one; this is two; expected another --out"):
+        runner.run(**options, **{kind: folders[1]})
     assert len(load_run(tmp_path / "run").info["segments"]) == 3
 
 
@@ -157,7 +159,9 @@ def test_default_folders_do_not_run_into_each_other(tmp_path, monkeypatch):
 
 
 def test_the_command_names_no_path_of_the_machine():
-    words = runner.command_line("quick", ("tpot", "mtp"), "cpu", True, "/home/me/checkpoint")
-    assert words == "v3bench run --profile quick --device cpu --only tpot,mtp --resume --checkpoint checkpoint"
-    words = runner.command_line("full", ("kernels",), "cuda", False, None, ("gemm=mine:f", "route=mine:g"))
+    given = {"--checkpoint": "/home/me/checkpoint", "--corpus": "/home/me/text"}
+    words = runner.command_line("quick", ("tpot", "mtp"), "cpu", True, given)
+    told = "--only tpot,mtp --resume --checkpoint checkpoint --corpus text"
+    assert words == f"v3bench run --profile quick --device cpu {told}"
+    words = runner.command_line("full", ("kernels",), "cuda", False, {}, ("gemm=mine:f", "route=mine:g"))
     assert words.endswith("--only kernels --impl gemm=mine:f --impl route=mine:g")

@@ -62,37 +62,43 @@ def test_resume_gives_the_same_bits(request, model, recipe, small, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_kill_while_saving_leaves_the_last_one(plan, small, tmp_path, monkeypatch):
-    path = tmp_path / "run.safetensors"
-    trainer = Trainer(plan, small)
-    trainer.step()
-    checkpoint.write(trainer, path)
-    trainer.step()
-    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no room")))
-    with pytest.raises(OSError, match="no room"):
-        checkpoint.write(trainer, path)
-    assert list(tmp_path.iterdir()) == [path]
-    assert int(load_file(path)["done"]) == 1
-
-
 def test_training_goes_on_from_a_file(plan, tmp_path):
+    path, whole, seen = tmp_path / "states" / "run.safetensors", checkpoint.train(plan), []
+
+    def killed(trainer):
+        if trainer.done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.trained(plan, path=path, every=3, after=killed)
+    assert int(load_file(path)["done"]) == 6
+    again = checkpoint.trained(plan, path=path, every=3, after=lambda trainer: seen.append(trainer.done))
+    assert again.outcome() == whole
+    assert seen == list(range(7, plan.steps + 1))
+    assert checkpoint.trained(plan, path=path, after=lambda trainer: pytest.fail("trained anew")).outcome() == whole
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_the_last_state(plan, tmp_path, monkeypatch):
     path = tmp_path / "run.safetensors"
-    whole = checkpoint.train(plan, path=path, every=3)
-    assert int(load_file(path)["done"]) == 6  # as a kill after step 7 would leave it
-    assert checkpoint.train(plan, path=path, every=3) == whole
+    checkpoint.trained(plan, path=path, every=3)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(BadInput, match=r"cannot be written \(No space left on device\); what was saved before stays"):
+        checkpoint.write(checkpoint.trained(plan, path=path), path)
+    assert path.read_bytes() == before
 
 
 def test_another_plan_or_corpus_is_refused(plan, small, tmp_path):
     path = tmp_path / "run.safetensors"
-    checkpoint.train(plan, path=path, every=8)
+    checkpoint.trained(plan, path=path, every=8)
     with pytest.raises(BadInput, match="is of another plan"):
-        checkpoint.train(replace(plan, rate=1e-4), path=path)
+        checkpoint.trained(replace(plan, rate=1e-4), path=path)
     other = replace(small, sha256="0")
     with pytest.raises(BadInput, match="is of another corpus"):
-        checkpoint.train(plan, path=path, corpus=other)
+        checkpoint.trained(plan, path=path, corpus=other)
     path.write_bytes(b"\x08" + path.read_bytes()[1:40])
     with pytest.raises(BadInput, match="cannot be read"):
-        checkpoint.train(plan, path=path)
+        checkpoint.trained(plan, path=path)
 
 
 def test_runs_share_their_beginning(plan, small):
@@ -103,6 +109,13 @@ def test_runs_share_their_beginning(plan, small):
     assert apart.losses[:5] == whole.losses[:5]
     assert all(one != other for one, other in zip(apart.losses[5:], whole.losses[5:], strict=True))
     assert checkpoint.train(replace(plan, shared=5, recipe="bf16")) == apart  # the kept beginning has not moved
+
+
+def test_weights_of_losses_change_on_the_way(plan, small):
+    """V3 report, section 4.2: less weight on further tokens in the end, and biases that rest."""
+    plan = replace(plan, steps=10, mtp_weight_last=0.1, mtp_switch=0.6, bias_until=0.9)
+    assert [plan.mtp_weight_at(step) for step in range(10)] == [0.3] * 6 + [0.1] * 4
+    assert [plan.bias_speed_at(step) for step in range(10)] == [1e-3] * 9 + [0.0]
 
 
 def test_masters_are_the_same_whatever_the_recipe(plan, small):
