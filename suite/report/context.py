@@ -16,6 +16,7 @@ from v3bench.suite.report.display import MISSING, TITLES, joined
 from v3bench.suite.report.findings_view import finding_views, findings_of
 from v3bench.suite.report.frames import measurements_frame
 from v3bench.suite.report.kernel_view import kernel_parts
+from v3bench.suite.report.mtp_view import mtp_parts
 from v3bench.suite.report.pareto_chart import variant_parts
 from v3bench.suite.report.ratio_table import ratio_table
 from v3bench.suite.run_folder import Run, revision
@@ -29,7 +30,8 @@ def page_context(runs: Sequence[Run], judged: Sequence[Judged]) -> dict[str, Any
     """All that the template lays out, scripts and style apart."""
     records = measurements_frame(runs)
     described = model_parts(model_tables.descriptions(), judged)
-    parts = described + budget_parts(runs, NO_CHARTS) + variant_parts(runs, NO_CHARTS) + kernel_parts(runs, NO_CHARTS)
+    chapters = (budget_parts, mtp_parts, variant_parts, kernel_parts)
+    parts = described + [part for chapter in chapters for part in chapter(runs, NO_CHARTS)]
     found = finding_views(judged)
     contents = [
         *([{"id": "findings", "title": "Findings"}] if found else []),

@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import replace
-from dataclasses import replace
 from typing import get_args
 
 import pytest
