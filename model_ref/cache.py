@@ -71,6 +71,14 @@ class Cache:
             raise BadInput(f"truncate to {new}", where="cache", right=f"lengths of at most {self.host_lengths}")
         self.set_lengths(new)
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows only, in this order."""
+        with torch.inference_mode(False), torch.no_grad():
+            for i, old in enumerate(self.layers):
+                self.layers[i] = old[list(rows)]
+        self.batch = len(rows)
+        self.set_lengths([self.host_lengths[row] for row in rows])
+
     def reserve(self, count: int) -> None:
         """Make room for ``count`` more tokens in every row."""
         need = self.longest + count

@@ -1,115 +1,159 @@
-"""Greedy decoding, plain and speculative.
+"""Decoding of several prompts at once, one token a step: the plain way, which speculate.py has to equal.
 
-    generate    one token a step
-    speculate   the MTP modules draft tokens, one step of the main model verifies them (V3 report, section 2.2);
-                the tokens are those of ``generate``, up to rounding
+    Generated   what came of one prompt
+    generate    one token a step for every row that is not finished
+    Rows        the rows' tokens, and which of them go on
 
-Both continue one prompt. Only the newest state of each depth and what later steps still need is kept.
+Rows have prompts of any length and end by themselves; a row that is finished leaves the batch and its cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.decoder import Decoder
 from v3bench.model_ref.errors import BadInput
-from v3bench.model_ref.model import Model
+from v3bench.model_ref.sampling import GREEDY, Sampling
+
+FIRST_ROOM = 1024  # new tokens that a cache has room for before it grows: many texts end long before their limit
+
+OnTokens = Callable[[int, list[int]], None]  # (row, its new tokens) after every step
+OnLogits = Callable[[list[int], Tensor], None]  # (rows, the logits (rows, W) that their next tokens come from)
 
 
-class Generated(NamedTuple):
-    """tokens: the new ones; steps of the main model after the prompt; drafts proposed to it, and accepted by it."""
+@dataclass(frozen=True)
+class Generated:
+    """tokens: the new ones; steps of the main model after the prompt; drafts proposed and accepted, by draft position.
+
+    Draft position d is accepted where those before it are too. All drafts of a step count, also those of the last
+    step that lie behind a stop token or ``max_new_tokens``.
+    """
 
     tokens: list[int]
     steps: int
-    proposed: int
-    accepted: int
+    proposed: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+
+    @property
+    def all_proposed(self) -> int:
+        """Drafts of all positions."""
+        return sum(self.proposed)
+
+    @property
+    def all_accepted(self) -> int:
+        """Accepted drafts of all positions."""
+        return sum(self.accepted)
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted share of the drafts; None without drafts."""
+        return self.all_accepted / self.all_proposed if self.all_proposed else None
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """New tokens a step, the first left out, which the prompt gives; None without a step."""
+        return (len(self.tokens) - 1) / self.steps if self.steps else None
 
 
 @torch.inference_mode()
-def generate(model: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Collection[int] = ()) -> Generated:
-    """Continue the prompt until a ``stop`` token (which is kept) or ``max_new_tokens``. Raises BadInput."""
-    tensor = checked(model, prompt, max_new_tokens)
-    logits, cache = model.prefill(tensor([*prompt]), capacity=len(prompt) + max_new_tokens)
-    new = [int(logits[0, -1].argmax())]
-    while len(new) < max_new_tokens and new[-1] not in stop:
-        new.append(int(model.decode(tensor(new[-1:]), cache)[0, -1].argmax()))
-    return Generated(new, len(new) - 1, 0, 0)
+def generate(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stop: Collection[int] = (),
+    sampling: Sampling = GREEDY,
+    on_tokens: OnTokens | None = None,
+    on_logits: OnLogits | None = None,
+) -> list[Generated]:
+    """Continue every prompt until a ``stop`` token (which is kept) or ``max_new_tokens``. Raises BadInput."""
+    check(model, prompts, max_new_tokens)
+    rows = Rows(len(prompts), max_new_tokens, stop, on_tokens)
+    generator = sampling.generator(model.embed.weight.device)
+    cache = model.new_cache(len(prompts), room(prompts, max_new_tokens))
+    h, _ = prefilled(model, prompts, cache)
+    logits = model.logits(newest(h, cache.lengths - 1))  # (B, 1, W)
+    while True:
+        if on_logits is not None:
+            on_logits(rows.live, logits[:, 0])
+        ids, _ = sampling.choose(logits, generator)  # (B, 1)
+        left = rows.take(ids.tolist())
+        if not left:
+            return rows.generated()
+        if len(left) < len(ids):
+            cache.select(left)
+            ids = ids[left]
+        logits = model.decode(ids, cache)
 
 
-@torch.inference_mode()
-def speculate(model: Model, prompt: Sequence[int], max_new_tokens: int, stop: Collection[int] = ()) -> Generated:
-    """As ``generate``, with one draft per MTP module and step. Raises BadInput without MTP modules."""
-    tensor = checked(model, prompt, max_new_tokens)
-    if not model.mtp:
-        raise BadInput("the model has no MTP modules", where="speculate", right="a checkpoint with them, or generate")
-    capacity = len(prompt) + max_new_tokens + len(model.mtp)
-    cache = model.new_cache(1, capacity)
-    drafter = Drafter(model, tensor, capacity)
-    h = model.run(tensor([*prompt]), cache)  # (1, S, D)
-    tokens = [*prompt, int(model.logits(h[:, -1:]).argmax())]
-    steps = proposed = accepted = 0
-    while len(tokens) < len(prompt) + max_new_tokens and not stop_at(tokens, len(prompt), stop):
-        drafts = drafter.draft(h, tokens)
-        h = model.run(tensor([tokens[-1], *drafts]), cache)  # (1, 1+D, D)
-        wanted = model.logits(h)[0].argmax(-1).tolist()  # what the main model says after each of them
-        good = next((i for i, draft in enumerate(drafts) if draft != wanted[i]), len(drafts))
-        tokens += wanted[: good + 1]
-        h = h[:, : good + 1]
-        cache.truncate(len(tokens) - 1)
-        drafter.keep(len(tokens) - 1)
-        steps, proposed, accepted = steps + 1, proposed + len(drafts), accepted + good
-    new = tokens[len(prompt) :][:max_new_tokens]
-    end = stop_at(new, 0, stop) or len(new)
-    return Generated(new[:end], steps, proposed, accepted)
+class Rows:
+    """The new tokens of every row; ``live`` are those that go on, in the order of the batch."""
+
+    def __init__(
+        self, count: int, max_new_tokens: int, stop: Collection[int], on_tokens: OnTokens | None, drafts: int = 0
+    ) -> None:
+        self.max_new_tokens, self.stop, self.on_tokens, self.drafts = max_new_tokens, frozenset(stop), on_tokens, drafts
+        self.live = list(range(count))
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self.steps = [-1] * count  # the prompt's is none
+        self.runs = [[0] * (drafts + 1) for _ in range(count)]  # how often so many drafts were good
+
+    def take(self, new: Sequence[Sequence[int]], good: Sequence[int] | None = None) -> list[int]:
+        """A step's tokens for every live row -> which of those rows go on, as indices of the batch before."""
+        left = []
+        for i, (row, fresh) in enumerate(zip(self.live, new, strict=True)):
+            self.steps[row] += 1
+            if good is not None:
+                self.runs[row][good[i]] += 1
+            tokens = self.tokens[row]
+            kept = list(fresh[: self.max_new_tokens - len(tokens)])
+            if not self.stop.isdisjoint(kept):
+                kept = kept[: next(j for j, token in enumerate(kept, start=1) if token in self.stop)]
+            tokens += kept
+            if self.on_tokens is not None:
+                self.on_tokens(row, kept)
+            if len(tokens) < self.max_new_tokens and tokens[-1] not in self.stop:
+                left.append(i)
+        self.live = [self.live[i] for i in left]
+        return left
+
+    def generated(self) -> list[Generated]:
+        """Of every row, in the prompts' order."""
+        made = []
+        for tokens, steps, runs in zip(self.tokens, self.steps, self.runs, strict=True):
+            accepted = tuple(sum(runs[d:]) for d in range(1, self.drafts + 1))
+            made.append(Generated(tokens, steps, (sum(runs),) * self.drafts, accepted))
+        return made
 
 
-class Drafter:
-    """The MTP modules over one sequence. Entry i of module k's cache is position i's and has read token i + k."""
-
-    def __init__(self, model: Model, tensor: Callable[[list[int]], Tensor], capacity: int) -> None:
-        self.model, self.tensor = model, tensor
-        self.caches = model.new_mtp_caches(1, capacity)
-        # For each module the states (1, n, D) it reads: its first position is the first its cache lacks.
-        self.states: list[Tensor | None] = [None] * len(self.caches)
-        self.positions = 0
-
-    def draft(self, h: Tensor, tokens: Sequence[int]) -> list[int]:
-        """h (1, n, D): the main model's newest states; tokens: all, one more than has a state -> a draft per module."""
-        sequence = [*tokens]
-        self.positions = len(tokens) - 1
-        for k, cache in enumerate(self.caches, start=1):
-            left = self.states[k - 1]
-            self.states[k - 1] = h = h if left is None else torch.cat((left, h), dim=1)
-            ids = sequence[cache.longest + k : self.positions + k]
-            h = self.model.run_mtp(k, h, self.tensor(ids), cache)
-            sequence.append(int(self.model.logits(h[:, -1:]).argmax()))
-        return sequence[len(tokens) :]
-
-    def keep(self, known: int) -> None:
-        """Forget what has read a failed draft: the first ``known`` tokens are as they were read, the newest is not."""
-        end = self.positions
-        for k, cache in enumerate(self.caches, start=1):
-            states = self.states[k - 1]
-            assert states is not None
-            first = cache.longest - states.shape[1]  # position of the first state
-            cache.truncate(min(cache.longest, max(0, known - k)))
-            # From ``end`` on the depth below computes its states anew.
-            self.states[k - 1] = states[:, cache.longest - first : end - first]
-            end = cache.longest
+def room(prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
+    """Capacity of a cache to begin with."""
+    return max(map(len, prompts)) + min(max_new_tokens, FIRST_ROOM)
 
 
-def stop_at(tokens: Sequence[int], start: int, stop: Collection[int]) -> int:
-    """One past the first stop token from ``start`` on; 0 without one."""
-    return next((i + 1 for i, token in enumerate(tokens) if i >= start and token in stop), 0)
+def prefilled(model: Decoder, prompts: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Tensor]:
+    """States (B, S, D) and tokens (B, S) of the prompts, padded on the right; the cache holds each row's own tokens."""
+    longest = max(map(len, prompts))
+    padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+    ids = torch.tensor(padded, device=model.embed.weight.device)
+    h = model.run(ids, cache)
+    cache.truncate([len(prompt) for prompt in prompts])
+    return h, ids
 
 
-def checked(model: Decoder, prompt: Sequence[int], max_new_tokens: int) -> Callable[[list[int]], Tensor]:
-    """From token lists to tensors (1, n) on the model's device. Raises BadInput for a prompt that cannot be read."""
-    if not prompt or max_new_tokens < 1:
-        raise BadInput("nothing to do", where="generate", right="a prompt of at least one token, one new token or more")
-    if bad := [token for token in prompt if not 0 <= token < model.config.vocab_size]:
-        raise BadInput(f"token {bad[0]}", where="generate", right=f"0 to {model.config.vocab_size - 1}")
-    return lambda tokens: torch.tensor([tokens], device=model.embed.weight.device)
+def newest(h: Tensor, index: Tensor) -> Tensor:
+    """Of h (B, S, D) the state at ``index`` (B) of each row, (B, 1, D)."""
+    return h[torch.arange(len(h), device=h.device), index].unsqueeze(1)
+
+
+def check(model: Decoder, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise BadInput for what cannot be continued."""
+    if not prompts or not all(prompts) or max_new_tokens < 1:
+        raise BadInput("nothing to do", where="generate", right="prompts of at least one token, one new token or more")
+    W = model.config.vocab_size
+    if bad := [token for prompt in prompts for token in prompt if not 0 <= token < W]:
+        raise BadInput(f"token {bad[0]}", where="generate", right=f"0 to {W - 1}")

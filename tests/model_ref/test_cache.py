@@ -95,6 +95,14 @@ def test_truncate_refuses_what_is_not_there(wrong: list[int] | int) -> None:
         filled([5, 3]).truncate(wrong)
 
 
+def test_select_keeps_rows_with_their_lengths() -> None:
+    cache = filled([5, 3, 4])
+    before = cache.layers[0].clone()
+    cache.select([2, 0])
+    assert (cache.batch, cache.lengths.tolist(), cache.longest, cache.uniform) == (2, [4, 5], 5, False)
+    assert torch.equal(cache.layers[0], before[[2, 0]])
+
+
 def test_bytes_are_those_of_the_tensors() -> None:
     cache = Cache(3, 2, 10, (576,), dtype=torch.bfloat16, device="meta")
     assert cache.nbytes == 3 * 2 * 10 * 576 * 2

@@ -1,90 +1,88 @@
-"""Speculative decoding says what plain decoding says, whatever the drafts are."""
+"""Plain decoding of a batch is that of each prompt alone."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from v3bench.baselines.config import DenseConfig
+from v3bench.baselines.dense import Dense
+from v3bench.model_ref import generate as module
 from v3bench.model_ref.errors import BadInput
-from v3bench.model_ref.generate import Drafter, generate, speculate
-from v3bench.model_ref.model import Model
+from v3bench.model_ref.generate import Generated, generate
+from v3bench.model_ref.sampling import Sampling
 
-from .tiny import config
+from .drafting import model_of
+from .tiny import RAW
 
-
-def model_of(depth: int, seed: int = 0) -> Model:
-    """Float64, so that no near-tie is decided by rounding; larger weights, so that tokens differ."""
-    model = Model(config(num_nextn_predict_layers=depth, initializer_range=0.3), dtype=torch.float64)
-    model.reset_parameters(torch.Generator().manual_seed(seed))
-    return model
+RAGGED = [[5], [3, 1, 4, 1, 5, 9, 2, 6], [1, 2, 3], [7, 8], [9] * 20]
 
 
-def agreeing(depth: int) -> Model:
-    """A model whose modules always predict what the main model says: every block adds nothing to the embedding."""
-    model = model_of(depth)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("attn.w_o", "w_down")):
-                parameter.zero_()
-        for module in model.mtp:
-            D = model.config.hidden_size
-            module.eh_proj.weight.copy_(torch.cat((torch.eye(D), torch.zeros(D, D)), dim=1))
-    return model
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("prompt", [[5], [3, 1, 4, 1, 5, 9, 2, 6]])
-def test_speculative_tokens_are_the_plain_ones(depth: int, prompt: list[int]) -> None:
-    model = model_of(depth)
-    plain = generate(model, prompt, 17)
-    fast = speculate(model, prompt, 17)
-    assert fast.tokens == plain.tokens
-    assert len(set(plain.tokens)) > 3
-    assert fast.proposed == depth * fast.steps
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_agreeing_drafts_are_all_accepted(depth: int) -> None:
-    fast = speculate(agreeing(depth), [7, 8], 1 + 4 * (depth + 1))
-    assert fast.accepted == fast.proposed == 4 * depth
-    assert fast.steps == 4
-    assert fast.tokens == generate(agreeing(depth), [7, 8], 1 + 4 * (depth + 1)).tokens
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_drafts_after_any_number_of_acceptances_are_those_of_a_fresh_start(depth: int) -> None:
-    model = model_of(depth)
-    generator = torch.Generator().manual_seed(1)
-
-    def tensor(ids: list[int]) -> torch.Tensor:
-        return torch.tensor([ids])
-
-    drafter = Drafter(model, tensor, 64)
-    tokens, seen = [1, 2, 3, 4], 0
-    for accepted in (0, 2, 1, 0, 3, 0, 0, 1):
-        states = model.hidden(tensor(tokens[:-1]))
-        drafts = drafter.draft(states[:, seen:], tokens)
-        assert drafts == Drafter(model, tensor, 64).draft(states, tokens)
-        seen = len(tokens) - 1
-        refusal = int(torch.randint(0, model.config.vocab_size, (1,), generator=generator))
-        tokens = [*tokens, *drafts[:accepted], refusal]
-        drafter.keep(len(tokens) - 1)
-
-
-def test_stops_after_a_stop_token() -> None:
+@pytest.mark.parametrize("prompts", [RAGGED, [[1, 2, 3], [4, 5, 6]]], ids=["ragged", "even"])
+def test_every_row_says_what_it_says_alone(prompts: list[list[int]]) -> None:
     model = model_of(1)
-    free = generate(model, [1, 2, 3], 12).tokens
-    stop = free[4]
-    want = free[: free.index(stop) + 1]
-    assert generate(model, [1, 2, 3], 12, stop={stop}).tokens == want
-    assert speculate(model, [1, 2, 3], 12, stop={stop}).tokens == want
+    rows = generate(model, prompts, 17)
+    assert rows == [generate(model, [prompt], 17)[0] for prompt in prompts]
+    for prompt, row in zip(prompts, rows, strict=True):
+        text = [*prompt, *row.tokens]
+        assert model(torch.tensor([text]))[0].argmax(-1).tolist()[len(prompt) - 1 : -1] == row.tokens
+        assert (len(row.tokens), row.steps, row.tokens_per_step, row.acceptance_rate) == (17, 16, 1.0, None)
+    assert len({token for row in rows for token in row.tokens}) > 20
+
+
+def test_dense_models_are_decoded_too() -> None:
+    keys = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    raw = {key: RAW[key] for key in keys} | {"model_type": "llama", "num_key_value_heads": 2}
+    more = {"max_position_embeddings": 64, "rms_norm_eps": 1e-6, "initializer_range": 0.3}
+    model = Dense(DenseConfig.from_dict(raw | more))
+    rows = generate(model, RAGGED, 9)
+    assert rows == [generate(model, [prompt], 9)[0] for prompt in RAGGED]
+
+
+def test_a_row_ends_after_its_stop_token_and_the_others_go_on() -> None:
+    model = model_of(1)
+    free = generate(model, RAGGED, 12)
+    stop = {free[1].tokens[3], free[3].tokens[6]}
+    want = []
+    for row in free:
+        end = next((i for i, token in enumerate(row.tokens, start=1) if token in stop), 12)
+        want.append(Generated(row.tokens[:end], end - 1))
+    assert generate(model, RAGGED, 12, stop=stop) == want
+    assert len({row.steps for row in want}) > 1
+
+
+def test_a_cache_grows_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(1)
+    want = generate(model, RAGGED, 30)
+    monkeypatch.setattr(module, "FIRST_ROOM", 2)
+    assert generate(model, RAGGED, 30) == want
+
+
+def test_tokens_and_logits_are_shown_as_they_come() -> None:
+    model = model_of(1)
+    shown: list[tuple[int, list[int]]] = []
+    best: list[tuple[int, int]] = []
+
+    def watch(rows: list[int], logits: Tensor) -> None:
+        best.extend(zip(rows, logits.argmax(-1).tolist(), strict=True))
+
+    rows = generate(model, RAGGED, 5, on_tokens=lambda row, tokens: shown.append((row, tokens)), on_logits=watch)
+    assert [(row, [token]) for row, token in best] == shown
+    assert [[token for row, tokens in shown if row == i for token in tokens] for i in range(5)] == [
+        row.tokens for row in rows
+    ]
 
 
 def test_refuses_what_it_cannot_do() -> None:
-    with pytest.raises(BadInput, match="no MTP modules"):
-        speculate(Model(config(num_nextn_predict_layers=1), mtp=False), [1], 4)
     model = model_of(1)
-    with pytest.raises(BadInput, match="at least one token"):
-        generate(model, [], 4)
-    with pytest.raises(BadInput, match="token 9999; expected 0 to"):
-        generate(model, [1, 9999], 4)
+    for prompts, count in (([], 4), ([[1], []], 4), ([[1]], 0)):
+        with pytest.raises(BadInput, match="at least one token"):
+            generate(model, prompts, count)
+    for token in (9999, -1):
+        with pytest.raises(BadInput, match=f"token {token}; expected 0 to 60"):
+            generate(model, [[1], [2, token]], 4)
+    for temperature in (-1.0, float("nan"), float("inf"), 1e-9):
+        with pytest.raises(BadInput, match="temperature"):
+            Sampling(temperature)
+    with pytest.raises(BadInput, match="seed"):
+        Sampling(1.0, seed=-1)
