@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-
 import torch
 from torch import Tensor
 from v3bench.kernels.route import Routing
@@ -28,35 +25,18 @@ def max_violation(loads: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def loads_of(model: Model, ids: Tensor, *, bias: bool = True, rows: int = 128) -> Tensor:
+def loads_of(model: Model, ids: Tensor, rows: int = 128) -> Tensor:
     """Tokens of each expert, int64 (MoE blocks, E), as ``Loss.loads``: the layers', then the MTP modules'.
 
-    Windows ids (N, T + 1), so many ``rows`` at a time, read as in training. Without ``bias`` the experts are chosen by
-    their affinities alone: what the same model does with its balancing switched off, not what one trained without it
-    would do.
+    Windows ids (N, T + 1), so many ``rows`` at a time, read as in training.
     """
     blocks, E = model.moe_blocks(), model.config.n_routed_experts
     loads = torch.zeros(len(blocks), E, dtype=torch.int64)
-    with nullcontext() if bias else unbiased(model):
-        for some in ids.to(model.embed.weight.device).split(rows):
-            routings: list[Routing] = []
-            h = model.hidden(some[:, :-1], routings)
-            for _ in model.further(h, some, routings):
-                pass
-            for load, routing in zip(loads, routings, strict=True):
-                load += expert_loads(routing.chosen, E).cpu()
+    for some in ids.to(model.embed.weight.device).split(rows):
+        routings: list[Routing] = []
+        h = model.hidden(some[:, :-1], routings)
+        for _ in model.further(h, some, routings):
+            pass
+        for load, routing in zip(loads, routings, strict=True):
+            load += expert_loads(routing.chosen, E).cpu()
     return loads
-
-
-@contextmanager
-def unbiased(model: Model) -> Iterator[None]:
-    """The model with its selection biases at zero; put back at the end."""
-    biases = [b for block in model.moe_blocks() if (b := block.gate.e_score_correction_bias) is not None]
-    kept = [bias.clone() for bias in biases]
-    try:
-        for bias in biases:
-            bias.zero_()
-        yield
-    finally:
-        for bias, old in zip(biases, kept, strict=True):
-            bias.copy_(old)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from v3bench.model_ref.config import Config
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.model import Model
@@ -22,10 +21,6 @@ def biased() -> Model:
     return model
 
 
-def biases(model: Model) -> Tensor:
-    return torch.stack([block.gate.e_score_correction_bias.clone() for block in model.moe_blocks()])  # type: ignore[union-attr]
-
-
 def test_max_violation_by_hand() -> None:
     loads = torch.tensor([[4, 2, 1, 1], [3, 3, 3, 3], [8, 0, 0, 0]])  # means 2, 3, 2
     assert max_violation(loads).tolist() == [1.0, 0.0, 3.0]
@@ -39,17 +34,6 @@ def test_loads_are_those_of_the_loss(rows: int) -> None:
     got = loads_of(model, ids, rows=rows)
     assert torch.equal(got, model.loss(ids).loads)
     assert got.sum(1).tolist() == [3 * 9 * 2, 3 * 8 * 2]  # windows, positions, experts a token; MTP has one fewer
-
-
-def test_without_bias_affinities_choose() -> None:
-    model, ids = biased(), windows()
-    kept = biases(model)
-    got = loads_of(model, ids, bias=False)
-    assert torch.equal(biases(model), kept)
-    assert not torch.equal(got, loads_of(model, ids))
-    for block in model.moe_blocks():
-        block.gate.e_score_correction_bias.zero_()  # type: ignore[union-attr]
-    assert torch.equal(got, loads_of(model, ids))
 
 
 def test_a_dense_model_has_no_loads() -> None:
