@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from v3bench.model_ref.checkpoint_table import Piece, Table
+from torch import Tensor, nn
+from v3bench.model_ref.checkpoint_table import Piece, Table, pieces_of
+from v3bench.model_ref.config import ModelConfig
 from v3bench.model_ref.formats import E4M3
 from v3bench.model_ref.scaling import Scaling
 
@@ -79,6 +80,13 @@ def quantize(w: Tensor) -> tuple[Tensor, Tensor]:
     """w (R, C) -> codes (R, C) e4m3, scales (ceil(R/128), ceil(C/128)) float32; NaN for a block that holds one."""
     codes, scales = V3.codes(w)
     return codes.to(FP8), scales
+
+
+def released(model: nn.Module, config: ModelConfig, table: Table) -> dict[str, Tensor]:
+    """The weights of a model under their released names, views of its own: what ``load_pretrained`` reads back."""
+    state = model.state_dict()
+    pieces = (piece for name, w in state.items() for piece in pieces_of(name, tuple(w.shape), config, table))
+    return {piece.released: piece.view(state) for piece in pieces}
 
 
 def described() -> dict[str, Any]:

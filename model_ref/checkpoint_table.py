@@ -8,7 +8,7 @@ value is read; then tensor after tensor goes into its place. Nothing missing, no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -93,7 +93,7 @@ def fill(
 def judged(model: nn.Module, config: ModelConfig, files: Files, table: Table) -> tuple[list[Piece], Mapping[str, str]]:
     """(the released tensors of a model, released copies and what they repeat), checked by header. Raises BadInput."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    pieces = [piece for name, shape in shapes.items() for piece in pieces_of(name, shape, config, table, files)]
+    pieces = [piece for name, shape in shapes.items() for piece in pieces_of(name, shape, config, table, files.stored)]
     copies = dict(copies_of(config, table, files))
     check(pieces, copies, files, config)
     return pieces, copies
@@ -106,10 +106,12 @@ def has_mtp(config: ModelConfig, files: Files) -> bool:
     return any(stored.name.startswith(layers) and not IGNORED.fullmatch(stored.name) for stored in files)
 
 
-def pieces_of(name: str, shape: tuple[int, ...], config: ModelConfig, table: Table, files: Files) -> Iterator[Piece]:
-    """The released tensors that make up one of ours."""
+def pieces_of(
+    name: str, shape: tuple[int, ...], config: ModelConfig, table: Table, stored: Container[str] = ()
+) -> Iterator[Piece]:
+    """The released tensors that make up one of ours, in a folder of so named ones."""
     prefix, key, names = find(name, config, table)
-    if key in table.stacked and prefix + table.stacked[key] in files.stored:
+    if key in table.stacked and prefix + table.stacked[key] in stored:
         yield Piece(prefix + table.stacked[key], name, key, shape)
         return
     experts = range(shape[0]) if "{e}" in names[0] else [None]

@@ -81,7 +81,7 @@ def cycles(effort: Effort, names: int, now: Callable[[], float]) -> Iterator[int
         yield cycle
 
 
-def turn(names: list[str], cycle: int) -> list[str]:
+def turn(names: list[Given], cycle: int) -> list[Given]:
     """The order of a cycle: A-B, then B-A."""
     return names if cycle % 2 == 0 else names[::-1]
 

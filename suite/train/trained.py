@@ -5,15 +5,25 @@ Trained once in a process and kept: several benchmarks read the same one. In flo
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
+from v3bench.baselines.checkpoint import DENSE
 from v3bench.baselines.dense import Dense
 from v3bench.kernels.ops import TORCH, Ops
 from v3bench.model_ref import precision
+from v3bench.model_ref.checkpoint import DEEPSEEK
+from v3bench.model_ref.checkpoint_export import released
+from v3bench.model_ref.checkpoint_files import SINGLE
+from v3bench.model_ref.config import Config, override, read_json
+from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
+from v3bench.suite.run_folder import write_whole
 from v3bench.suite.train import checkpoint, proxies
 from v3bench.suite.train.plan import Plan
 from v3bench.suite.train.trainer import Trainer
@@ -24,6 +34,7 @@ class Trained:
 
     def __init__(self, trainer: Trainer) -> None:
         self.plan, self.steps, self.model, self.corpus = trainer.plan, trainer.done, trainer.model, trainer.corpus
+        self.order = trainer.batches.order
         losses = trainer.losses[: self.steps]
         self.loss = float(losses[-max(self.steps // 10, 1) :].mean())  # nats per token, the last tenth
 
@@ -45,6 +56,27 @@ class Trained:
         starts = torch.linspace(0, len(text) - tokens, rows).long()
         ids: Tensor = text[starts[:, None] + torch.arange(tokens)].long().to(self.model.embed.weight.device)
         return ids
+
+    def read(self) -> Tensor:
+        """The text that it was trained on, uint8 (N): windows that lie side by side there do so here."""
+        order = self.order[: self.steps * self.plan.batch].sort().values
+        starts = order * self.plan.length
+        text: Tensor = self.corpus.train[(starts[:, None] + torch.arange(self.plan.length)).flatten()]
+        return text
+
+    def write(self, folder: Path) -> None:
+        """The weights as a checkpoint that ``load_pretrained`` and ``v3bench generate`` read. Raises BadInput."""
+        config = self.model.config
+        table = DEEPSEEK if isinstance(config, Config) else DENSE
+        tensors = {name: w.contiguous() for name, w in released(self.model, config, table).items()}
+        raw = override(read_json(models.presets()[self.plan.model]), dict(self.plan.change), self.plan.model)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / SINGLE, save(tensors, metadata={"format": "pt"}))
+            write_whole(folder / "config.json", json.dumps(raw, indent=1) + "\n")
+        except OSError as error:
+            what = f"cannot be written ({error.strerror})"
+            raise BadInput(what, where=str(folder), right="a disk with room") from error
 
     @property
     def about(self) -> str:

@@ -1,0 +1,89 @@
+"""The trained proxies that MTP is measured on: each trained once a run, kept in its folder, gone on with after a kill.
+
+A case of bench "learning" says how its subjects are trained; the other cases name it as their ``course``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from v3bench.model_ref.config import Config
+from v3bench.suite.ledger.cases import Case
+from v3bench.suite.meter.progress import Training
+from v3bench.suite.meter.session import Session
+from v3bench.suite.models import AnyConfig
+from v3bench.suite.train import checkpoint, corpus, proxies
+from v3bench.suite.train.plan import Plan
+from v3bench.suite.train.trained import Trained
+from v3bench.suite.train.trainer import Trainer
+
+FOLDER = "trained"  # within the run folder; states of training, which are not committed
+OPTIONS = frozenset({"steps", "batch", "length", "rate", "warmup", "last", "corpus"})
+EVERY = 50  # steps between two saved states
+KEPT: dict[Plan, Trained] = {}  # of this process
+
+
+def course(session: Session, case: Case, subject: str) -> Plan:
+    """How a subject is trained, by its case or by the one that is its course; V3's weights of losses over time.
+
+    V3 report, section 4.2: lambda is 0.3 for 10 of 14.8 trillion tokens, then 0.1; gamma is 0 from 14.3 on.
+    """
+    shape = session.plan.cases[case.shape["course"]].shape if "course" in case.shape else case.shape
+    proxy = proxies.read(proxies.tried(subject))
+    options = {key: shape[key] for key in OPTIONS & shape.keys()}
+    if session.plan.corpus is not None:
+        options["corpus"] = session.plan.corpus
+    return Plan(
+        model=proxy.preset, change=proxy.change, device=session.plan.device, mtp=True, mtp_weight_last=0.1,
+        mtp_switch=10 / 14.8, bias_until=14.3 / 14.8, **options,
+    )  # fmt: skip
+
+
+def trained(
+    session: Session,
+    case: Case,
+    subject: str,
+    visit: Callable[[Trained], None] | None = None,
+    visits: tuple[int, ...] = (),
+) -> Trained:
+    """A subject at the end of its course. ``visit`` sees it on the way too, behind each of the steps ``visits``.
+
+    The run folder gets its state, and its weights as a checkpoint. Raises ArithmeticError where its loss is no number.
+    """
+    plan = course(session, case, subject)
+    if plan in KEPT:
+        return KEPT[plan]
+    name, folder = proxies.tried(subject), session.plan.folder
+    told = Training(name, plan.steps, plan.batch * plan.length, session.plan.say)
+
+    def after(trainer: Trainer) -> None:
+        told(trainer.done, lambda: float(trainer.losses[trainer.done - 1]))
+        if visit is not None and trainer.done in visits:
+            visit(Trained(trainer))
+
+    stem = None if folder is None else folder.path / FOLDER / f"{case.shape.get('course', case.name)}-{name}"
+    state = None if stem is None else stem.with_suffix(".safetensors")
+    trainer = checkpoint.trained(plan, path=state, every=EVERY, after=after)
+    if why := trainer.trouble():
+        raise ArithmeticError(f"training of {name} broke off: {why}")
+    KEPT[plan] = one = Trained(trainer)
+    if stem is not None and not stem.exists():
+        one.write(stem)
+    return one
+
+
+def begun(session: Session, case: Case, subject: str, *, bias: bool) -> Trained:
+    """A subject after the ``first`` steps of its course, with its balancing biases updated or left at zero."""
+    plan = course(session, case, subject)
+    plan = plan if bias else replace(plan, bias_speed=0.0)
+    trainer = Trainer(plan, corpus.load(plan.corpus))
+    while trainer.done < case.shape["first"]:
+        trainer.step()
+    return Trained(trainer)
+
+
+def moe_layers(config: AnyConfig) -> list[int]:
+    """The number of each layer with experts, as checkpoints count them: the MTP modules follow the last."""
+    assert isinstance(config, Config)
+    return [*range(config.first_k_dense_replace, config.num_hidden_layers + config.num_nextn_predict_layers)]

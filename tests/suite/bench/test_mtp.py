@@ -1,0 +1,126 @@
+"""The benchmarks of MTP: one proxy, hardly trained, through all of them; what they record, and what they keep."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from v3bench.model_ref import load_pretrained
+from v3bench.suite.bench import bench_mtp
+from v3bench.suite.ledger import cases
+from v3bench.suite.ledger.data import table
+from v3bench.suite.meter.measure import ONCE
+from v3bench.suite.meter.recorder import Recorder
+from v3bench.suite.meter.session import Plan, Session
+from v3bench.suite.mtp import conventions as named
+from v3bench.suite.mtp import proxy
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*not writable:UserWarning")
+V3 = "proxy.mtp-v3"
+COURSE = {"steps": 4, "batch": 2, "length": 32, "warmup": 1, "visits": [2]}
+
+
+class Folder:
+    """As much of a run folder as training needs."""
+
+    def __init__(self, path):
+        self.path, self.found = path, []
+
+    def append(self, *records):
+        self.found.extend(records)
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """A session over the smoke profile's cases, with a shorter course."""
+    monkeypatch.setattr(proxy, "KEPT", {})
+    table = dict(cases.load())
+    course = table["mtp-learning-smoke"]
+    table[course.name] = dataclasses.replace(course, shape={**course.shape, **COURSE, "files": 3, "window": 32})
+    said = []
+    plan = Plan(profile="smoke", device="cpu", cases=table, folder=Folder(tmp_path), say=said.append)
+    return Session(plan)
+
+
+def run(session, name, series, function, **changed):
+    """The records of a benchmark."""
+    case = session.plan.cases[name]
+    case = dataclasses.replace(case, shape={**case.shape, **changed})
+    recorder = Recorder(session, case, series, None, ONCE)
+    before = len(session.records)
+    getattr(bench_mtp, function)(recorder, case, series, "cpu")
+    records = [*session.records[before:], *recorder.pending]
+    assert {m.metric for m in records} <= set(table("metrics"))
+    assert {(m.scale, m.basis, m.area) for m in records} == {("proxy", "measured", "mtp")}
+    return records
+
+
+SHORT = {"files": 3, "window": 32}
+
+
+def test_a_course_is_measured_on_the_way_and_kept(session):
+    found = run(session, "mtp-learning-smoke", f"{V3}/module", "test_learning")
+    steps = [(m.metric, named.parse_learning(m.convention).steps, len(m.samples)) for m in found]
+    assert steps == [(metric, n, 3) for n in (2, 4) for metric in ("acceptance_rate", "bits_per_byte")]
+    assert "trained on 128 tokens of stdlib" in found[0].convention
+    folder, state = sorted((session.plan.folder.path / proxy.FOLDER).iterdir())
+    assert (folder.name, state.name) == ("mtp-learning-smoke-mtp-v3", "mtp-learning-smoke-mtp-v3.safetensors")
+    model = proxy.trained(session, session.plan.cases["mtp-learning-smoke"], V3).model
+    read = load_pretrained(folder).state_dict()
+    assert all(torch.equal(read[key], w) for key, w in model.state_dict().items())
+
+
+def test_a_course_that_has_ended_is_not_trained_again(session, monkeypatch):
+    first = proxy.trained(session, session.plan.cases["mtp-learning-smoke"], V3)
+    assert proxy.trained(session, session.plan.cases["mtp-acceptance-smoke"], V3) is first
+    monkeypatch.setattr(proxy, "KEPT", {})  # another process
+    monkeypatch.setattr(proxy.checkpoint.Trainer, "step", lambda self: pytest.fail("trained anew"))
+    again = proxy.trained(session, session.plan.cases["mtp-acceptance-smoke"], V3)
+    assert again.about == first.about
+    assert all((a == b).all() for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_acceptance_by_position_temperature_and_kind(session):
+    found = run(session, "mtp-acceptance-smoke", f"{V3}/module", "test_acceptance", **SHORT)
+    by = {(m.metric, *vars(named.parse_forced(m.convention)).values()) for m in found if m.metric != "bits_per_byte"}
+    kinds = {kind for *_, kind, _ in by}
+    assert named.ALL_TEXT in kinds
+    assert kinds <= {named.ALL_TEXT, *named.KINDS}
+    assert {(metric, d, t) for metric, d, t, *_ in by} == {
+        (metric, d, t)
+        for d in (1, 2, 3)
+        for metric, t in (("acceptance_rate", 0.0), ("acceptance_rate", 1.0), ("draft_accuracy", None))
+    }
+    assert all(0 <= sample <= 1 for m in found for sample in m.samples if m.metric != "bits_per_byte")
+
+
+def test_floors_and_the_model_stand_on_the_same_tokens(session):
+    impls = session.plan.cases["mtp-floor-smoke"].impls
+    assert set(impls) == {named.MOST_FREQUENT, named.LOOK_UP, named.NGRAM}
+    found = [m for impl in impls for m in run(session, "mtp-floor-smoke", f"{V3}/{impl}", "test_floor", **SHORT)]
+    assert [m.metric for m in found].count("acceptance_rate") == 3
+    (bits,) = (m for m in found if m.metric == "bits_per_byte")
+    assert named.parse_held_out(bits.convention)
+    assert all(0 < value < 9 for value in bits.samples)
+    assert {len(m.samples) for m in found} == {3}
+
+
+def test_loads_with_and_without_the_bias(session):
+    found = run(session, "mtp-balance-smoke", f"{V3}/module", "test_balance", first=2, **SHORT)
+    layers = [(one.bias, one.layer) for one in (named.parse_balance(m.convention) for m in found)]
+    assert layers == [(bias, layer) for bias in (True, False) for layer in (1, 2, 3)]  # the third is MTP's
+
+
+def test_generation_in_turns(session):
+    found = run(session, "mtp-speed-smoke", f"{V3}/float32", "test_speculation", new=6, prompt=4, context=12)
+    by = {(m.metric, m.convention): m.samples for m in found}
+    assert {metric for metric, _ in by} == {
+        "tokens_per_second", "distinct_3grams", "tokens_per_step", "acceptance_rate", "step_cost", "speed_up",
+    }  # fmt: skip
+    (bound,) = by["speed_up", "bound; batch 2"]
+    assert bound == by["tokens_per_step", "mtp; 1 drafts; batch 2"][0]
+    assert 1 <= bound <= 2
+    plain, drafted = (by["tokens_per_second", c] for c in ("plain; batch 2", "mtp; 1 drafts; batch 2"))
+    ratios = [b / a for a, b in zip(plain, drafted, strict=True)]
+    assert by["speed_up", "measured; batch 2"] == pytest.approx(ratios)

@@ -1,0 +1,70 @@
+"""Generation in turns, on a model whose acceptance is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from v3bench.model_ref.generate import Generated
+from v3bench.suite.mtp import speed
+
+from .small import model_of, windows
+
+PROMPTS = [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_rounds_are_taken_in_turns_and_the_first_is_dropped(monkeypatch):
+    order = []
+
+    def decoded(model, prompts, new, drafts, device):
+        order.append(drafts)
+        return 1.0 + len(order), [Generated([0] * new, new - 1, (new - 1,) * drafts, (0,) * drafts)]
+
+    monkeypatch.setattr(speed, "decoded", decoded)
+    found = speed.race(None, PROMPTS, 5, [1, 2], 2, "cpu")
+    assert order == [2, 1, 0, 0, 1, 2, 2, 1, 0]
+    assert found.seconds == {0: [5.0, 10.0], 1: [6.0, 9.0], 2: [7.0, 8.0]}
+    assert found.speed_up(1) == (5 / 6, 10 / 9)
+    assert found.rates(2) == (4 / 7, 4 / 8)
+
+
+def test_what_was_accepted():
+    rows = [Generated(list(range(9)), 4, (4, 4), (3, 1)), Generated(list(range(9)), 6, (6, 6), (2, 0))]
+    found = speed.Race(2, 9, rows={2: rows})
+    assert found.accepted(2) == [0.5, 0.1]
+    assert found.tokens_per_step(2) == 16 / 10
+
+
+def test_drafts_that_change_a_token_fail(monkeypatch):
+    model = model_of(1).float()
+    speed.agree(model, PROMPTS, 6, [1, 3])
+    real = speed.compared
+
+    def other(model, prompts, new, *, drafts):
+        found = real(model, prompts, new, drafts=drafts)
+        return found._replace(differences=["row 1, token 3"] if drafts == 3 else [])
+
+    monkeypatch.setattr(speed, "compared", other)
+    with pytest.raises(AssertionError, match="3 drafts give other tokens than plain decoding: row 1, token 3"):
+        speed.agree(model, PROMPTS, 6, [1, 3])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_steps_are_taken_back(rows, monkeypatch):
+    """However often a part runs, its caches stay as long as the context, so that all calls are the same."""
+    model, ids = model_of(1), windows()[:rows]
+    lengths = []
+    real = model.run
+
+    def run(ids, cache, routings=None):
+        lengths.append((ids.shape[1], tuple(cache.host_lengths)))
+        return real(ids, cache, routings)
+
+    monkeypatch.setattr(model, "run", run)
+    with torch.inference_mode():
+        found = speed.steps(model, ids, 2, 3, "cpu")
+    assert {len(samples) for samples in vars(found).values()} == {3}
+    L = ids.shape[1]
+    assert set(lengths[2:]) == {(1, (L,) * rows), (3, tuple(L - n % 2 for n in range(rows)) if rows > 1 else (L,))}
+    assert found.cost("plain") == (1.0, 1.0, 1.0)
+    costs = speed.Steps(plain=(1.0, 2.0), verify=(1.5, 2.0), draft=(0.5, 1.0))
+    assert speed.from_parts(1.8, costs) == (1.8 / 2, 1.8 / 1.5)
