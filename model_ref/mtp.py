@@ -44,9 +44,13 @@ class MTP(nn.Module):
         layer: int = 0,
         routings: list[Routing] | None = None,
     ) -> Tensor:
-        joined = torch.cat((self.enorm(e), self.hnorm(h)), dim=-1)  # (B, S, 2D)
-        joined = self.linear(joined, self.eh_proj.weight, site="eh_proj")  # (B, S, D)  eq. 21
-        out: Tensor = self.norm(self.block(joined, turns, cache, layer, routings))  # (B, S, D)  eq. 22
+        out: Tensor = self.norm(self.block(self.joined(h, e), turns, cache, layer, routings))  # (B, S, D)  eq. 22
+        return out
+
+    def joined(self, h: Tensor, e: Tensor) -> Tensor:
+        """What the block reads, (B, S, D)."""
+        both = torch.cat((self.enorm(e), self.hnorm(h)), dim=-1)  # (B, S, 2D)
+        out: Tensor = self.linear(both, self.eh_proj.weight, site="eh_proj")  # eq. 21
         return out
 
 

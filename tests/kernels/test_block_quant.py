@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from v3bench.kernels.block_quant import dequantize, reference
+from v3bench.kernels.block_quant import dequantize, dequantize_into, reference
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (256, 384), (130, 260), (1, 129), (57, 3)])
@@ -30,6 +30,22 @@ def test_other_block_sizes() -> None:
     out = dequantize(codes, scale_inv, torch.float32, (2, 2))
     assert torch.equal(out, reference(codes, scale_inv, torch.float32, (2, 2)))
     assert out[4, 6] == 11
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 3e-42, 0.3, 7e35, 1e37])
+def test_every_code_has_the_value_torch_gives_it(scale: float) -> None:
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).view(2, 128)
+    got = dequantize(codes, torch.full((1, 1), scale), torch.float32)
+    assert torch.equal(got.nan_to_num(7.0, 1e38, -1e38), (codes.float() * scale).nan_to_num(7.0, 1e38, -1e38))
+
+
+def test_into_memory_that_is_there() -> None:
+    codes, scale_inv = (torch.randn(260, 130) * 100).to(torch.float8_e4m3fn), torch.rand(3, 2)
+    whole = torch.full((300, 140), 5.0)
+    place = whole[10:270, 5:135]
+    assert dequantize_into(place, codes, scale_inv) is place
+    assert torch.equal(place, reference(codes, scale_inv, torch.float32))
+    assert (whole == 5.0).sum() == 300 * 140 - 260 * 130
 
 
 def test_refuses_scales_that_do_not_fit() -> None:

@@ -1,0 +1,127 @@
+"""The routed experts of one layer over all tokens, expert after expert, while the next are read.
+
+On a CPU several are worked on at a time, each by one thread: threads that share a product of a few rows wait for each
+other more than they compute. What they make is added in the order of the file: a pass gives the same bits again.
+
+    Chosen    which (token, choice) pairs go to which expert
+    Experts   the loop
+
+T tokens  D hidden_size  F moe_intermediate_size  E experts  K choices of a token
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor
+from v3bench.model_ref.checkpoint_parts import Part
+from v3bench.model_ref.read_ahead import Loaded, Reader
+from v3bench.model_ref.stream_weights import Expert, Weights
+
+MOST = 8  # threads: each holds the weights of one expert
+Scales = Mapping[Part, Tensor]  # of a layer's experts, where they are FP8
+Made = list[tuple[Tensor, Tensor]]  # tokens and what the expert adds to them
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The routing of T tokens, by expert."""
+
+    gates: Tensor  # (TK)
+    pairs: Tensor  # (TK), those of each expert side by side
+    ends: list[int]  # of each expert's
+    K: int
+
+    @classmethod
+    def of(cls, gates: Tensor, chosen: Tensor, E: int) -> Chosen:
+        """gates and chosen (T, K); the one place where the host waits for what a layer decided."""
+        ordered, pairs = chosen.flatten().sort(stable=True)
+        ends = torch.searchsorted(ordered, torch.arange(E, device=chosen.device), right=True)
+        return cls(gates.flatten(), pairs, ends.tolist(), chosen.shape[1])
+
+    def rows(self, e: int) -> Tensor:
+        """The pairs of one expert."""
+        return self.pairs[self.ends[e - 1] if e else 0 : self.ends[e]]
+
+
+class Experts(AbstractContextManager["Experts"]):
+    """Call with the tokens of a layer. Use as a context manager."""
+
+    def __init__(self, weights: Weights, reader: Reader, rows: int) -> None:
+        self.weights, self.reader, self.rows = weights, reader, rows
+        self.threads = min(torch.get_num_threads(), MOST) if weights.device.type == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="expert") if self.threads > 1 else None
+        self.own = threading.local()  # each thread's memory for the weights of an expert
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def __call__(self, x: Tensor, chosen: Chosen, experts: Sequence[Expert], scales: Scales, y: Tensor) -> None:
+        """Add to y (T, D) what each expert makes of its tokens among x (T, D)."""
+        for made in self.all_made(x, chosen, experts, scales):
+            for tokens, out in made:
+                y.index_add_(0, tokens, out.to(y.dtype))
+
+    def all_made(self, x: Tensor, chosen: Chosen, experts: Sequence[Expert], scales: Scales) -> Iterator[Made]:
+        """What each expert makes, in order."""
+        if self.pool is None:
+            for expert in experts:
+                yield self.made(x, chosen, expert, scales, next(self.reader))
+            return
+        waiting: deque[Future[Made]] = deque()
+        with one_thread_each():
+            for expert in experts:
+                waiting.append(self.pool.submit(self.made, x, chosen, expert, scales, next(self.reader)))
+                if len(waiting) > self.threads:
+                    yield waiting.popleft().result()
+            for future in waiting:
+                yield future.result()
+
+    @torch.no_grad()
+    def made(self, x: Tensor, chosen: Chosen, expert: Expert, scales: Scales, loaded: Loaded) -> Made:
+        """One expert's part; one that nobody chose is checked and let go. Raises BadInput."""
+        with loaded as held:
+            rows = chosen.rows(expert.number)
+            if not len(rows):
+                for _, _, part in expert.places:
+                    self.weights.look(part, held, scales.get(part))
+                return []
+            w = self.memory(x)
+            for key, start, part in expert.places:
+                place = w[key][0].narrow(0, start, part.values.shape[0])
+                self.weights.put(place, part, held, scales.get(part))
+        made = []
+        for some in rows.split(self.rows):
+            tokens, first = some // chosen.K, torch.zeros_like(some)[:, None]
+            gates = chosen.gates[some][:, None]
+            made.append((tokens, self.weights.ops.experts(x[tokens], gates, first, w["w_gate_up"], w["w_down"])))
+        return made
+
+    def memory(self, x: Tensor) -> dict[str, Tensor]:
+        """This thread's w_gate_up (1, 2F, D) and w_down (1, D, F)."""
+        if not hasattr(self.own, "w"):
+            D, F = self.weights.config.hidden_size, self.weights.config.moe_intermediate_size
+            self.own.w = {"w_gate_up": x.new_empty(1, 2 * F, D), "w_down": x.new_empty(1, D, F)}
+        w: dict[str, Tensor] = self.own.w
+        return w
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Threads that begin meanwhile compute alone; the caller's own products take all threads again afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
