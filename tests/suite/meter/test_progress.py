@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from v3bench.suite.meter.measurement import Measurement
-from v3bench.suite.meter.progress import Compiling, Progress, Reading, minutes, unsteady
+from v3bench.suite.meter.progress import Compiling, Progress, Reading, Training, minutes, unsteady
 from v3bench.suite.meter.statistics import ratio_claim
 
 
@@ -126,3 +126,19 @@ def test_reading_says_how_much_is_left_not_more_often_than_can_be_read():
         "weights: 4.000 of 8.000 billion values, about 0:12 left",
         "weights: 6.000 of 8.000 billion values, about 0:06 left",
     ]
+
+
+def test_training_says_loss_speed_and_time_left_every_few_seconds():
+    said, now, asked = [], [0.0], []
+    told = Training("mtp-v3", 100, 1024, said.append, lambda: now[0])
+
+    def loss():
+        asked.append(now[0])
+        return 1.5
+
+    for done in range(41, 101):  # gone on with after step 40
+        now[0] += 1.0
+        told(done, loss)
+    assert said[0] == "    mtp-v3: step 46 of 100, loss 1.500 nats, 1,024 tokens/s, about 0:54 left"
+    assert [line.split()[2] for line in said] == [str(n) for n in range(46, 100, 5)]
+    assert len(asked) == len(said)  # to read a loss is to wait for a GPU
