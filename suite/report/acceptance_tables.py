@@ -21,7 +21,7 @@ FORCED = (
     "Accepted: the share of positions of held-out text where the draft is the main head's first choice, both on the "
     "same true prefix; at a temperature, the mean chance that sampling accepts it. True token: where the draft is the "
     "text's own. The drafters below the module are no networks: what they reach is the floor. Mean over files, each "
-    "of as many positions, and its 95 % interval over them. A proxy."
+    "of as many positions, of a kind of text those it has, and its 95 % interval over them. A proxy."
 )
 BITS = (
     "Cross-entropy of held-out files, by the model and by an order-5 n-gram trained on the same text. Less than it: "
@@ -71,7 +71,7 @@ def forced_table(subject: str, about: str, found: Mapping[tuple[str, str, int], 
         Column("accuracy", "True token, %", True, percent), Column("files", "Files", True),
     )  # fmt: skip
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
-    note = f"{FORCED} Trained: {about}."
+    note = f"{FORCED} The model is {about}."
     return Table(f"Teacher-forced acceptance, {subject}{who}", columns, frame, note)
 
 
@@ -94,7 +94,7 @@ def bits_table(records: Sequence[Measurement], who: str) -> Table:
     columns = (
         Column("subject", "Model"), Column(MODEL, "Bits per byte", True, three), Column(f"{MODEL} range", "95 %"),
         Column(NGRAM, "Order-5 n-gram", True, three), Column("less", "Less than it", True, three),
-        Column("less range", "95 %"), Column("files", "Files", True), Column("about", "Trained", below=True),
+        Column("less range", "95 %"), Column("files", "Files", True), Column("about", "The model", below=True),
     )  # fmt: skip
     return Table(f"Bits per byte{who}", columns, pd.DataFrame(rows, columns=[c.key for c in columns]), BITS)
 
@@ -143,18 +143,20 @@ def balance_table(records: Sequence[Measurement], who: str) -> Table:
         Column("subject", "Model"), Column("layer", "Layer", True, number),
         Column("with", "With bias", True, fixed), Column("without", "Without", True, fixed),
     )  # fmt: skip
-    note = f"{BALANCE} Trained: {'; or '.join(trained)}."
+    note = f"{BALANCE} The models are {'; or '.join(trained)}."
     return Table(
         f"Expert load, max_violation{who}", columns, pd.DataFrame(rows, columns=[c.key for c in columns]), note
     )
 
 
 def span(samples: Samples, column: str, show: Callable[[float], str] | None = None) -> str:
-    """The 95 % interval over files as text; "" of too few of them."""
+    """The 95 % interval over files as text, of shares within 0 and 1; "" of too few files."""
     values = samples.get(column, ())
     if len(values) < FEWEST:
         return ""
-    found, show = over_files(values), show or percent
+    found = over_files(values)
+    if show is None:
+        return f"{percent(max(found.low, 0.0))} to {percent(min(found.high, 1.0))}"
     return f"{show(found.low)} to {show(found.high)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 from v3bench.suite.meter.measurement import Measurement
@@ -22,16 +23,16 @@ COLOURS = {subject: f"var(--c{colour})" for subject, colour in zip(conventions.S
 
 
 def learning(records: Sequence[Measurement]) -> pd.DataFrame:
-    """A row for each case, subject, training and number of steps: acceptance and bits per byte, means over files."""
-    found: dict[tuple[str, str, str, int], dict[str, float]] = {}
+    """A row for each case, subject and number of steps: acceptance and bits per byte, means over files."""
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for m in current(records, area="mtp", bench="learning"):
         at = conventions.parse_learning(m.convention)
         if at and m.metric in ("acceptance_rate", "bits_per_byte"):
-            found.setdefault((m.case, m.subject, at.about, at.steps), {})[m.metric] = fmean(m.samples)
-    keys = ["case", "subject", "about", "steps"]
+            found.setdefault((m.case, m.subject, at.steps), {"about": at.about})[m.metric] = fmean(m.samples)
+    keys = ["case", "subject", "steps"]
     order = sorted(sorted(found), key=lambda key: (key[0], rank(key[1])))
     rows = [dict(zip(keys, key, strict=True)) | found[key] for key in order]
-    return pd.DataFrame(rows, columns=[*keys, "acceptance_rate", "bits_per_byte"])
+    return pd.DataFrame(rows, columns=[*keys, "about", "acceptance_rate", "bits_per_byte"])
 
 
 def learning_chart(frame: pd.DataFrame, who: str, mark: str) -> Drawing | None:
@@ -43,7 +44,7 @@ def learning_chart(frame: pd.DataFrame, who: str, mark: str) -> Drawing | None:
         return None
     frame = frame.assign(
         share=[float(f"{100 * value:.5g}") for value in frame["acceptance_rate"]],
-        line=frame["case"] + frame["subject"] + frame["about"],
+        line=frame["case"] + frame["subject"],
     )
     names = [name for name in COLOURS if name in set(frame["subject"])]
     x = alt.X("steps:Q", title="training steps", axis=alt.Axis(format=",d", tickCount=6))
@@ -65,9 +66,8 @@ def learning_table(frame: pd.DataFrame, who: str) -> Table:
         Column("acceptance_rate", "Acceptance, %", True, lambda value: fixed(100 * value, 1)),
         Column("bits_per_byte", "Bits per byte", True, lambda value: fixed(value, 3)),
     )  # fmt: skip
-    trained = "; ".join(dict.fromkeys(frame["about"]))
-    note = f"{NOTE} Trained: {trained}." if trained else NOTE
-    return Table(f"Acceptance against training steps{who}", columns, frame, note)
+    ends = "; ".join(dict.fromkeys(frame.drop_duplicates(["case", "subject"], keep="last")["about"]))
+    return Table(f"Acceptance against training steps{who}", columns, frame, f"{NOTE} At the end {ends}.")
 
 
 def rank(subject: str) -> int:

@@ -8,7 +8,7 @@ from statistics import median
 import pandas as pd
 from v3bench.suite.meter.measurement import Measurement
 from v3bench.suite.mtp import conventions
-from v3bench.suite.mtp.conventions import BOUND, DRAFT, FROM_PARTS, MEASURED, TWO_TOKEN_STEP
+from v3bench.suite.mtp.conventions import BOUND, DRAFT, MEASURED, TWO_TOKEN_STEP
 from v3bench.suite.report.chart_style import FIRM, INK, Drawing, drawing
 from v3bench.suite.report.current import current
 from v3bench.suite.report.display import MINUS, number
@@ -17,15 +17,16 @@ from v3bench.suite.report.tables import Column, Table
 
 KEYS = ["case", "impl", "batch", "subject"]
 PARTS = {  # metric and what of it -> column
-    ("speed_up", MEASURED): "measured", ("speed_up", BOUND): "bound", ("speed_up", FROM_PARTS): "from_parts",
-    ("step_cost", TWO_TOKEN_STEP): "step", ("step_cost", DRAFT): "draft", ("tokens_per_second", "plain"): "plain",
+    ("speed_up", MEASURED): "measured", ("speed_up", BOUND): "bound", ("step_cost", TWO_TOKEN_STEP): "step",
+    ("step_cost", DRAFT): "draft", ("tokens_per_second", "plain"): "plain",
 }  # fmt: skip
-NEEDED = ["bound", "step", "from_parts", "measured"]
+NEEDED = ["bound", "step", "draft", "measured"]
 STAGES = ("1 + acceptance", "two-token step", "draft", "unexplained", "measured")
 NOTE = (
-    "One draft a step, greedy. The bound is 1 + the acceptance of this very generation, as if verifying two tokens "
-    "took as long as one and drafting nothing. Divided by what a step of two tokens takes in plain steps, then by what "
-    "step and draft take together; what the timed parts do not explain is left, and may be a gain. Medians. A proxy."
+    "One draft a step, greedy. The bound is what this very generation gained a step, 1 + acceptance: as if verifying "
+    "two tokens took as long as one, and drafting nothing. Divided by what a step of two tokens takes in plain steps, "
+    "then by what step and draft take together; what the timed parts do not explain is left, and may be a gain. "
+    "Medians. A proxy."
 )
 
 
@@ -47,10 +48,10 @@ def taken_apart(records: Sequence[Measurement]) -> pd.DataFrame:
 def whole(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that can be taken apart, with what each stage takes off."""
     rows = frame.dropna(subset=NEEDED)
-    stepped = rows["bound"] / rows["step"]
+    stepped, parts = rows["bound"] / rows["step"], rows["bound"] / (rows["step"] + rows["draft"])
     return rows.assign(
-        stepped=stepped, by_step=rows["bound"] - stepped, by_draft=stepped - rows["from_parts"],
-        unexplained=rows["from_parts"] - rows["measured"],
+        stepped=stepped, parts=parts, by_step=rows["bound"] - stepped, by_draft=stepped - parts,
+        unexplained=parts - rows["measured"],
     )  # fmt: skip
 
 
@@ -58,8 +59,8 @@ def stages(frame: pd.DataFrame) -> pd.DataFrame:
     """subject, stage, low, high, text: a bar for each stage of each row of ``whole``."""
     bars = []
     for row in frame.itertuples():
-        ends = [(0.0, row.bound), (row.stepped, row.bound), (row.from_parts, row.stepped),
-                (row.measured, row.from_parts), (0.0, row.measured)]  # fmt: skip
+        ends = [(0.0, row.bound), (row.stepped, row.bound), (row.parts, row.stepped), (row.measured, row.parts),
+                (0.0, row.measured)]  # fmt: skip
         for stage, (low, high) in zip(STAGES, ends, strict=True):
             total = stage in (STAGES[0], STAGES[-1])
             text = two(high) if total else two(low - high) if low <= high else f"+{two(low - high)}"

@@ -19,7 +19,7 @@ from v3bench.suite.report.context import page_context
 from v3bench.suite.report.display import MISSING
 
 V3, DENSE = said.SUBJECTS
-ABOUT = "400 steps of 8 x 128 bytes; corpus abc"
+ABOUT = "trained on 409600 tokens; corpus abc"
 BENCHES = ("acceptance", "floor", "learning", "balance", "speculation")
 draws = pytest.mark.skipif(not available(), reason="charts need altair")
 
@@ -142,7 +142,7 @@ def test_bits_per_byte_stand_beside_the_n_gram_s(mtp, run_of):
     )
     (row,) = rows(tables(run)["Bits per byte"])
     assert (row["Bits per byte"], row["Order-5 n-gram"], row["Less than it"]) == ("2.100", "2.300", "0.200")
-    assert row["Trained"] == ABOUT
+    assert row["The model"] == ABOUT
     assert row["Files"] == "3"
 
 
@@ -157,7 +157,7 @@ def test_a_speed_up_is_taken_apart_to_the_last_bit(spoken, run_of):
 
 
 def test_what_is_not_whole_is_told_and_not_drawn(spoken, run_of):
-    part = [m for m in spoken() if m.metric != "step_cost"]
+    part = [m for m in spoken() if not m.convention.startswith(said.TWO_TOKEN_STEP)]
     (row,) = rows(tables(run_of(*part))["Speed-up taken apart, case-speculation"])
     assert (row["Measured"], row["Step"], row["Unexplained"]) == ("1.30", MISSING, MISSING)
     (chapter,) = mtp_view.mtp_parts([run_of(*part)], "")
@@ -173,7 +173,7 @@ def test_generation_stands_beside_its_repetition(spoken, run_of):
 def test_learning_and_balance(mtp, run_of):
     run = run_of(
         mtp("learning", "acceptance_rate", said.after(200, ABOUT), 0.6, 0.7),
-        mtp("learning", "acceptance_rate", said.after(20, ABOUT), 0.9),
+        mtp("learning", "acceptance_rate", said.after(20, "trained on 40960 tokens"), 0.9),
         mtp("learning", "bits_per_byte", said.after(200, ABOUT), 2.5),
         mtp("balance", "max_violation", said.balance(1, ABOUT, bias=True), 0.3),
         mtp("balance", "max_violation", said.balance(1, ABOUT, bias=False), 1.5),
@@ -181,6 +181,7 @@ def test_learning_and_balance(mtp, run_of):
     found = tables(run)
     early, late = rows(found["Acceptance against training steps"])
     assert (early["Steps"], early["Acceptance, %"], early["Bits per byte"]) == ("20", "90.0", MISSING)
+    assert f"At the end {ABOUT}." in found["Acceptance against training steps"].note
     assert (late["Steps"], late["Acceptance, %"], late["Bits per byte"]) == ("200", "65.0", "2.500")
     (layer,) = rows(found["Expert load, max_violation"])
     assert (layer["Layer"], layer["With bias"], layer["Without"]) == ("1", "0.30", "1.50")
@@ -224,6 +225,21 @@ def test_the_charts_hold_the_tables_numbers(spoken, mtp, run_of):
             "1 + acceptance: 1.85", "published: 1.8", "plain decoding",
         }  # fmt: skip
     assert '"url"' not in json.dumps(drawings["mtp-model-bytes"].spec, allow_nan=False)
+
+
+@draws
+def test_one_training_is_one_line(mtp, run_of):
+    steps = [mtp("learning", "acceptance_rate", said.after(n, f"trained on {64 * n} tokens"), 0.5) for n in (10, 20)]
+    (part,) = mtp_view.mtp_parts([run_of(*steps)], "")
+    rows = [one for data in part["charts"][2].spec["datasets"].values() for one in data]
+    assert len({one["line"] for one in rows}) == 1
+    assert [one["steps"] for one in rows] == [10, 20]
+
+
+def test_an_interval_of_shares_ends_at_all(mtp, run_of):
+    run = run_of(mtp("acceptance", "acceptance_rate", said.teacher_forced(1, ABOUT), 0.5, 1.0, 1.0))
+    (row,) = rows(tables(run)[f"Teacher-forced acceptance, {V3}"])
+    assert row["95 % interval, %"] == "11.6 to 100.0"
 
 
 @draws
