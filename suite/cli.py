@@ -109,6 +109,20 @@ def parser() -> argparse.ArgumentParser:
     )
     weights.add_argument("--json", action="store_true", help="one JSON object, with the figures of every matrix")
 
+    generate = command("generate", generate_command, "continue a prompt with a checkpoint's model")
+    generate.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder: DeepSeek, Llama or Qwen")
+    given = generate.add_mutually_exclusive_group(required=True)
+    given.add_argument("--prompt", metavar="TEXT", help="the text to continue")
+    given.add_argument("--tokens", metavar="FILE.json", help="its tokens, as a JSON list")
+    generate.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="at most so many (default: 128)")
+    generate.add_argument("--mtp", action="store_true", help="draft with the MTP module; one step verifies")
+    generate.add_argument("--drafts", type=int, metavar="N", help="tokens drafted a step, with --mtp (default: 1)")
+    generate.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="sample at this temperature (default: 0, greedy)"
+    )
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default: 0)")
+    generate.add_argument("--json", action="store_true", help="one JSON object, when all is generated")
+
     doctor = command("doctor", doctor_command, "say what this machine can run, and what it will skip and why")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
     return top
@@ -234,6 +248,31 @@ def weights_command(args: argparse.Namespace) -> int:
     return int(bool(found.not_finite))
 
 
+def generate_command(args: argparse.Namespace) -> int:
+    from v3bench.suite import generation, runner
+
+    if args.drafts is not None and not args.mtp:
+        raise BadInput("--drafts is given without --mtp", where="generate", right="both, or neither")
+    drafts = 0 if not args.mtp else 1 if args.drafts is None else args.drafts
+    if args.mtp and drafts < 1:
+        raise BadInput(f"--drafts is {drafts}", where="generate", right="a positive number")
+    request = generation.Request(
+        checkpoint=args.checkpoint, prompt=args.prompt, file=args.tokens, max_new_tokens=args.max_new_tokens,
+        drafts=drafts, temperature=args.temperature, seed=args.seed,
+    )  # fmt: skip
+    put = (lambda text: True) if args.json else (lambda text: show(text, end=""))
+    with runner.signals_interrupt():
+        made = generation.answer(request, runner.chosen_device(None), put)
+    if made is None:
+        return 0
+    if args.json:
+        print_json(made.as_json())
+    else:
+        show("")
+        say(f"v3bench: {made.line()}")
+    return 0
+
+
 def doctor_command(args: argparse.Namespace) -> int:
     from v3bench.suite import doctor
 
@@ -294,16 +333,18 @@ def print_json(value: Any) -> None:
     show(json.dumps(value, indent=2, allow_nan=False))
 
 
-def show(text: str) -> None:
-    """Put a result on standard output. Raises BadInput where that cannot be written; a reader may leave early."""
+def show(text: str, end: str = "\n") -> bool:
+    """Put a result on standard output. Raises BadInput where that cannot be written; False where nobody reads."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
+        return True
     except OSError as error:
         # What is still in the buffer would fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             what = f"cannot be written ({error.strerror})"
             raise BadInput(what, where="standard output", right="a file on a disk with room") from error
+        return False
 
 
 def say(message: str) -> None:

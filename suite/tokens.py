@@ -1,7 +1,9 @@
 """Text to tokens and back: bytes, or a checkpoint's own tokenizer.json.
 
-of_folder   the one that belongs to a checkpoint
-Stream      text as its tokens come, in whole characters
+    of_folder   those of a checkpoint
+    Stream      text as its tokens come, in whole characters
+
+The package ``tokenizers`` is imported only for a tokenizer.json.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ class Tokenizer:
         """The text's tokens, no special one added."""
         try:
             ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError as error:
+        except (TypeError, UnicodeEncodeError) as error:  # of half a surrogate pair the package says it is no str
             raise BadInput("is no Unicode text", where="text", right="characters that UTF-8 has") from error
         return ids
 

@@ -59,7 +59,7 @@ def test_experts_that_nearly_tie_move_logits_further_and_so_does_the_text_read_a
 
 
 def test_the_bound_says_something() -> None:
-    """Most gaps are wider, and a whole forward pass, the other form throughout, moves the best two logits no further."""
+    """Most gaps are wider, and a whole forward pass, the other form throughout, moves the best two no further."""
     model = model_of(torch.bfloat16, 1.0, DENSE)
     gaps: list[float] = []
     bounds: list[float] = []

@@ -26,6 +26,16 @@ FLAGS = {
     "tune": {"--device", "--out"},
     "compile": set(),
     "weights": {"--against", "--export", "--json"},
+    "generate": {
+        "--prompt",
+        "--tokens",
+        "--max-new-tokens",
+        "--mtp",
+        "--drafts",
+        "--temperature",
+        "--seed",
+        "--json",
+    },
     "doctor": {"--json"},
 }
 MANY = ("--set", "vocab_size=9999999999", "--set", "hidden_size=9999999996", "--set", "head_dim=4")
