@@ -38,8 +38,8 @@ def experts(x: Tensor, gates: Tensor, index: Tensor, w_gate_up: Tensor, w_down: 
     if len(x) == 1 and x.device.type == "cpu":
         return single(x, gates, index, w_gate_up, w_down)
     if 1 < len(x) <= FEW and x.device.type == "cpu":
-        tokens = zip(*(part.split(1) for part in (x, gates, index)), strict=True)
-        return torch.cat([single(*token, w_gate_up, w_down) for token in tokens])
+        each = (slice(t, t + 1) for t in range(len(x)))
+        return torch.cat([single(x[t], gates[t], index[t], w_gate_up, w_down) for t in each])
     return grouped(x, gates, index, w_gate_up, w_down)
 
 
