@@ -1,13 +1,21 @@
 """Multi-token prediction on small models trained here: what their drafts are worth, and what they save."""
 
+from pathlib import Path
+
+import pytest
 import torch
+from v3bench.model_ref.config import Config
+from v3bench.suite import models
+from v3bench.suite.meter.scale import granted, published
 from v3bench.suite.mtp import conventions as named
-from v3bench.suite.mtp import drafters, proxy, speed
+from v3bench.suite.mtp import drafters, proxy, speed, streamed, streaming
 from v3bench.suite.mtp.acceptance import scores
 from v3bench.suite.mtp.balance import loads_of, max_violation
 from v3bench.suite.mtp.files import by_file, windows
 from v3bench.suite.mtp.ngram import NGram
 from v3bench.suite.mtp.repetition import distinct
+from v3bench.suite.mtp.saved import begin
+from v3bench.suite.train import corpus
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -24,16 +32,21 @@ def averaged(values, text, kind=named.ALL_TEXT):
 
 
 def test_learning(record, case, series, device):
-    """A proxy's course: what its first draft is worth, and its bits per byte, at steps on the way and at the end."""
+    """A course: what a proxy's first draft is worth, and its bits per byte, at steps on the way and at the end."""
+    impl = series.split("/")[1]
 
-    def seen(one):
+    def seen(subject, one):
         text = text_of(one, case.shape)
         found = scores(one.model, text.ids.flatten(0, 1), 1)
+        about = {"convention": named.after(one.steps, one.about), "precision": "float32"}
         for metric, values in {"acceptance_rate": found.accepted[:, 0], "bits_per_byte": found.bits}.items():
-            about = {"metric": metric, "convention": named.after(one.steps, one.about), "precision": "float32"}
-            record.session.keep(record.blank(series, samples=tuple(averaged(values, text)), **about))
+            samples = tuple(averaged(values, text))
+            record.session.keep(record.blank(f"{subject}/{impl}", metric=metric, samples=samples, **about))
 
-    seen(proxy.trained(record.session, case, series.split("/")[0], seen, tuple(case.shape["visits"])))
+    subject = series.split("/")[0]
+    one = proxy.trained(record.session, case, subject, seen)
+    seen(subject, one)
+    record(one.losses, convention=one.about, precision="float32")
 
 
 def test_acceptance(record, case, series, device):
@@ -107,3 +120,52 @@ def test_speculation(record, case, series, device):
     keep([found.tokens_per_step(1)], "speed_up", named.batched(named.BOUND, B))
     keep(speed.from_parts(found.tokens_per_step(1), costs), "speed_up", named.batched(named.FROM_PARTS, B))
     keep(found.speed_up(1), "speed_up", named.batched(named.MEASURED, B))
+
+
+def test_released(record, case, series, device, checkpoint):
+    """A released checkpoint, streamed: its loss on held-out text, and its own MTP module's drafts."""
+    if checkpoint is None:
+        pytest.skip("no checkpoint given: --checkpoint DIR")
+    (name, config), shape, plan = models.load(checkpoint), case.shape, record.session.plan
+    if not isinstance(config, Config):
+        pytest.skip(f"{name} is a {config.model_type}, which has no MTP modules")
+    text = corpus.load(plan.corpus or shape["corpus"])
+    work = begin(plan.folder.path, plan.resume) if plan.folder else None
+    options = {"count": shape["windows"], "length": shape["length"], "device": device, "work": work, "say": plan.say}
+    found = streamed.of_checkpoint(checkpoint, config, text, **options)
+    about = f"{len(found.loss)} windows of {shape['length']} tokens; corpus {text.sha256[:12]}; {name}"
+    told = {"scale": granted(config), "precision": "float32" if device == "cpu" else "bfloat16"}
+    record(found.bits_per_byte, convention=named.held_out(about), **told)
+    record(found.loss, metric="text_loss", convention=named.held_out(about), **told)
+    record([found.rate], metric="read_rate", convention=about, **told)
+    # Claims are about the released model by name: what has its config, key by key, is recorded as that model.
+    for d, (accepted, accurate) in enumerate(zip(found.accepted, found.accurate, strict=True), 1):
+        whose = f"{published(config) or series.split('/')[0]}/{named.MODEL}"
+        rows = {"acceptance_rate": (accepted, named.teacher_forced(d, about))}
+        rows["draft_accuracy"] = (accurate, named.accuracy(d, about))
+        for metric, (samples, convention) in rows.items():
+            record(samples, series=whose, metric=metric, convention=convention, **told)
+    if not found.accepted:
+        plan.say(f"    {name} holds no MTP tensors: its loss is measured, and no acceptance")
+
+
+def test_streaming(record, case, series, device):
+    """A generated checkpoint in V3's layout: a streamed pass beside a plain read of its files, each from disk."""
+    shape, plan = case.shape, record.session.plan
+    raw = streaming.reduced(shape)
+    windows, length, beside = shape["windows"], shape["length"], Path(plan.folder.path) if plan.folder else None
+    if lacking := streaming.no_room(raw, beside):
+        pytest.skip(lacking)
+    with streaming.folder(raw, beside, plan.say) as path:
+        if not streaming.cold(path):
+            pytest.skip("the page cache of this file system cannot be emptied")
+        found = [streaming.one_round(path, windows, length, device=device) for _ in range(shape["rounds"])]
+        law = [streaming.predicted(path, windows, length, one.plain).seconds for one in found]
+    peak, allowed = max(one.peak for one in found), found[0].allowed
+    assert peak <= allowed, f"{peak / 1e6:.0f} MB of memory; two layers and the states are {allowed / 1e6:.0f} MB"
+    record([one.share for one in found])
+    record([one.plain for one in found], metric="read_rate", convention="plain sequential read, cold")
+    record([one.streamed for one in found], metric="read_rate", convention="streamed, cold")
+    record([one.peak for one in found], metric="peak_memory", convention="anonymous")
+    record([one.peak / one.allowed for one in found], metric="of_allowed", convention="two layers as stored and states")
+    record([one.seconds / s for one, s in zip(found, law, strict=True)], metric="of_predicted")

@@ -6,8 +6,11 @@ A case of bench "learning" says how its subjects are trained; the other cases na
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event, Lock
 
+import torch
 from v3bench.model_ref.config import Config
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter.progress import Training
@@ -15,6 +18,7 @@ from v3bench.suite.meter.session import Session
 from v3bench.suite.models import AnyConfig
 from v3bench.suite.train import checkpoint, corpus, proxies
 from v3bench.suite.train.plan import Plan
+from v3bench.suite.train.threads import one_thread
 from v3bench.suite.train.trained import Trained
 from v3bench.suite.train.trainer import Trainer
 
@@ -22,6 +26,8 @@ FOLDER = "trained"  # within the run folder; states of training, which are not c
 OPTIONS = frozenset({"steps", "batch", "length", "rate", "warmup", "last", "corpus"})
 EVERY = 50  # steps between two saved states
 KEPT: dict[Plan, Trained] = {}  # of this process
+
+Visit = Callable[[str, Trained], None]
 
 
 def course(session: Session, case: Case, subject: str) -> Plan:
@@ -40,37 +46,53 @@ def course(session: Session, case: Case, subject: str) -> Plan:
     )  # fmt: skip
 
 
-def trained(
-    session: Session,
-    case: Case,
-    subject: str,
-    visit: Callable[[Trained], None] | None = None,
-    visits: tuple[int, ...] = (),
-) -> Trained:
-    """A subject at the end of its course. ``visit`` sees it on the way too, behind each of the steps ``visits``.
+def trained(session: Session, case: Case, subject: str, visit: Visit | None = None) -> Trained:
+    """A subject at the end of its course, with all of whose subjects it is trained.
 
-    The run folder gets its state, and its weights as a checkpoint. Raises ArithmeticError where its loss is no number.
+    ``visit(subject, trained)`` sees each of them on the way, behind the steps that the course's ``visits`` name. Their
+    states go into the run folder, and their weights as checkpoints. Raises ArithmeticError where a loss is no number.
     """
     plan = course(session, case, subject)
-    if plan in KEPT:
-        return KEPT[plan]
-    name, folder = proxies.tried(subject), session.plan.folder
-    told = Training(name, plan.steps, plan.batch * plan.length, session.plan.say)
+    if plan not in KEPT:
+        whole = session.plan.cases[case.shape["course"]] if "course" in case.shape else case
+        train(session, whole, visit or (lambda subject, one: None))
+    return KEPT[plan]
 
-    def after(trainer: Trainer) -> None:
-        told(trainer.done, lambda: float(trainer.losses[trainer.done - 1]))
-        if visit is not None and trainer.done in visits:
-            visit(Trained(trainer))
 
-    stem = None if folder is None else folder.path / FOLDER / f"{case.shape.get('course', case.name)}-{name}"
-    state = None if stem is None else stem.with_suffix(".safetensors")
-    trainer = checkpoint.trained(plan, path=state, every=EVERY, after=after)
-    if why := trainer.trouble():
-        raise ArithmeticError(f"training of {name} broke off: {why}")
-    KEPT[plan] = one = Trained(trainer)
-    if stem is not None and not stem.exists():
-        one.write(stem)
-    return one
+def train(session: Session, whole: Case, visit: Visit) -> None:
+    """Train all subjects of a course: on a CPU side by side, a thread each, which outruns one after another on all."""
+    stop, alone = Event(), Lock()
+
+    def run(subject: str) -> None:
+        torch.set_num_threads(1)
+        plan, name, folder = course(session, whole, subject), proxies.tried(subject), session.plan.folder
+        told = Training(name, plan.steps, plan.batch * plan.length, session.plan.say)
+
+        def after(trainer: Trainer) -> None:
+            if stop.is_set():
+                raise InterruptedError
+            told(trainer.done, lambda: float(trainer.losses[trainer.done - 1]))
+            if trainer.done in whole.shape["visits"]:
+                with alone:
+                    visit(subject, Trained(trainer))
+
+        stem = None if folder is None else folder.path / FOLDER / f"{whole.name}-{name}"
+        state = None if stem is None else stem.with_suffix(".safetensors")
+        trainer = checkpoint.trained(plan, path=state, every=EVERY, after=after)
+        if why := trainer.trouble():
+            raise ArithmeticError(f"training of {name} broke off: {why}")
+        KEPT[plan] = one = Trained(trainer)
+        if stem is not None and not stem.exists():
+            one.write(stem)
+
+    with one_thread(), ThreadPoolExecutor(len(whole.subjects) if session.plan.device == "cpu" else 1) as pool:
+        runs = [pool.submit(run, subject) for subject in whole.subjects]
+        try:
+            for one in runs:
+                one.result()
+        except BaseException:
+            stop.set()
+            raise
 
 
 def begun(session: Session, case: Case, subject: str, *, bias: bool) -> Trained:

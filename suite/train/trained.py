@@ -35,8 +35,7 @@ class Trained:
     def __init__(self, trainer: Trainer) -> None:
         self.plan, self.steps, self.model, self.corpus = trainer.plan, trainer.done, trainer.model, trainer.corpus
         self.order = trainer.batches.order
-        losses = trainer.losses[: self.steps]
-        self.loss = float(losses[-max(self.steps // 10, 1) :].mean())  # nats per token, the last tenth
+        self.losses = tuple(trainer.losses[: self.steps].tolist())  # nats per token
 
     def rebuilt(self, ops: Ops = TORCH, dtype: torch.dtype = torch.float32) -> Model | Dense:
         """The same weights on other operations, rounded to ``dtype``."""

@@ -60,7 +60,8 @@ SHORT = {"files": 3, "window": 32}
 
 
 def test_a_course_is_measured_on_the_way_and_kept(session):
-    found = run(session, "mtp-learning-smoke", f"{V3}/module", "test_learning")
+    *found, losses = run(session, "mtp-learning-smoke", f"{V3}/module", "test_learning")
+    assert (losses.metric, len(losses.samples)) == ("run_loss", 4)
     steps = [(m.metric, named.parse_learning(m.convention).steps, len(m.samples)) for m in found]
     assert steps == [(metric, n, 3) for n in (2, 4) for metric in ("acceptance_rate", "bits_per_byte")]
     assert "trained on 128 tokens of stdlib" in found[0].convention
@@ -69,6 +70,31 @@ def test_a_course_is_measured_on_the_way_and_kept(session):
     model = proxy.trained(session, session.plan.cases["mtp-learning-smoke"], V3).model
     read = load_pretrained(folder).state_dict()
     assert all(torch.equal(read[key], w) for key, w in model.state_dict().items())
+
+
+def test_a_course_that_was_cut_goes_on(session, monkeypatch):
+    """What was seen before the cut is kept, not seen again; a run that is resumed does not take the case for done."""
+    real = proxy.checkpoint.trained
+
+    def cut(plan, *, path, every, after):
+        def killed(trainer):
+            after(trainer)
+            if trainer.done == 4:
+                raise KeyboardInterrupt
+
+        return real(plan, path=path, every=3, after=killed)
+
+    case, series = session.plan.cases["mtp-learning-smoke"], f"{V3}/module"
+    monkeypatch.setattr(proxy.checkpoint, "trained", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(session, case.name, series, "test_learning")
+    assert not proxy.KEPT
+    session.plan.resume = True
+    assert not session.done(case, series, "")
+    monkeypatch.setattr(proxy.checkpoint, "trained", real)
+    found = run(session, case.name, series, "test_learning")
+    assert [named.parse_learning(m.convention).steps for m in found[:-1]] == [4, 4]
+    assert [m.metric for m in session.records].count("bits_per_byte") == 2  # after 2 steps and after 4
 
 
 def test_a_course_that_has_ended_is_not_trained_again(session, monkeypatch):
