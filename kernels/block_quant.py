@@ -2,13 +2,17 @@
 
     reference         the definition of dequantisation: code * the inverse scale of its block
     dequantize        launcher
-    dequantize_into   the same into float32 memory that is there: on a CPU without a conversion from FP8, which takes
-                      torch ten times as long
+    dequantize_into   the same into float32 memory that is there
+    product           x W' of such a weight W on a CPU
+
+On a CPU codes become numbers by their bits: torch's own conversion takes ten times as long.
 
 One float32 scale per block of 128 x 128 codes; the last blocks of a side may be ragged.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -36,21 +40,41 @@ def dequantize(codes: Tensor, scale_inv: Tensor, dtype: torch.dtype, block: tupl
 
 def dequantize_into(out: Tensor, codes: Tensor, scale_inv: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:
     """As ``reference`` into out (M, N) float32, which is returned. Raises ValueError."""
+    for band, values, scales in bands(codes, scale_inv, block):
+        out[band].copy_(values).mul_(scales)
+    if codes.device.type == "cpu" and has_nan(codes):
+        out[codes.isnan()] = torch.nan
+    return out
+
+
+def product(x: Tensor, codes: Tensor, scale_inv: Tensor, out: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:
+    """x (T, N) times the weight's transpose into out (T, M), which is returned; float32, codes without NaN.
+
+    The weight is never whole: each band of it is multiplied while it is in a CPU's cache. Raises ValueError.
+    """
+    w = torch.empty(min(block[0], len(codes)), codes.shape[1], dtype=torch.float32, device=codes.device)
+    for band, values, scales in bands(codes, scale_inv, block):
+        rows = w[: band.stop - band.start].copy_(values).mul_(scales)
+        torch.mm(x, rows.T, out=out[:, band])
+    return out
+
+
+def bands(codes: Tensor, scale_inv: Tensor, block: tuple[int, int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(rows, values of codes or on a CPU 2^-HALF of them, what to multiply them with), one block high each.
+
+    Raises ValueError.
+    """
     (M, N), (rows, columns) = codes.shape, block
     if tuple(scale_inv.shape) != (want := (-(-M // rows), -(-N // columns))):
         raise ValueError(f"scale_inv of a {M} x {N} weight has shape {tuple(scale_inv.shape)}, expected {want}")
     scales = scale_inv.float().repeat_interleave(columns, dim=1)[:, :N]  # (ceil(M/128), N)
     larger = scales * 2.0**HALF
     by_bits = codes.device.type == "cpu" and bool(larger.isfinite().all())
-    scales = larger if by_bits else scales
     bits = torch.empty(min(rows, M), N, dtype=torch.int16) if by_bits else None
-    for i in range(scales.shape[0]):  # a band of rows at a time, which stays in a CPU's cache
+    for i, factors in enumerate(larger if by_bits else scales):
         band = slice(i * rows, min((i + 1) * rows, M))
         values = codes[band] if bits is None else as_half(codes[band], bits[: band.stop - band.start])
-        out[band].copy_(values).mul_(scales[i])
-    if by_bits and has_nan(codes):
-        out[codes.isnan()] = torch.nan
-    return out
+        yield band, values, factors
 
 
 def as_half(codes: Tensor, bits: Tensor) -> Tensor:

@@ -21,9 +21,11 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from v3bench.kernels.block_quant import product
+from v3bench.kernels.swiglu import swiglu
 from v3bench.model_ref.checkpoint_parts import Part
 from v3bench.model_ref.read_ahead import Loaded, Reader
-from v3bench.model_ref.stream_weights import Expert, Weights
+from v3bench.model_ref.stream_weights import Expert, Held, Weights
 
 MOST = 8  # threads: each holds the weights of one expert
 Scales = Mapping[Part, Tensor]  # of a layer's experts, where they are FP8
@@ -96,16 +98,44 @@ class Experts(AbstractContextManager["Experts"]):
                 for _, _, part in expert.places:
                     self.weights.look(part, held, scales.get(part))
                 return []
+            if (
+                x.device.type == "cpu"
+                and x.dtype == torch.float32
+                and all(part in scales for _, _, part in expert.places)
+            ):
+                return self.from_codes(x, chosen, expert, scales, held)
             w = self.memory(x)
             for key, start, part in expert.places:
                 place = w[key][0].narrow(0, start, part.values.shape[0])
                 self.weights.put(place, part, held, scales.get(part))
         made = []
-        for some in rows.split(self.rows):
-            tokens, first = some // chosen.K, torch.zeros_like(some)[:, None]
-            gates = chosen.gates[some][:, None]
+        for tokens, gates in self.split(chosen, rows):
+            first = torch.zeros_like(tokens)[:, None]  # the one expert there is
             made.append((tokens, self.weights.ops.experts(x[tokens], gates, first, w["w_gate_up"], w["w_down"])))
         return made
+
+    def from_codes(self, x: Tensor, chosen: Chosen, expert: Expert, scales: Scales, held: Held) -> Made:
+        """The same on a CPU from FP8, whose cache then need not hold what is dequantised, only a band of it."""
+        D, F = self.weights.config.hidden_size, self.weights.config.moe_intermediate_size
+        for _, _, part in expert.places:
+            self.weights.finite_codes(held[part.values], scales[part], x.dtype, part.stored)
+        made = []
+        for tokens, gates in self.split(chosen, chosen.rows(expert.number)):
+            width = {"w_gate_up": 2 * F, "w_down": D}
+            out = {key: x.new_empty(len(tokens), size) for key, size in width.items()}
+            read = {"w_gate_up": x[tokens]}
+            for key, start, part in expert.places:
+                if key == "w_down":
+                    read[key] = swiglu(out["w_gate_up"]) * gates
+                into = out[key][:, start : start + part.values.shape[0]]
+                product(read[key], held[part.values], scales[part], into, self.weights.block)
+            made.append((tokens, out["w_down"]))
+        return made
+
+    def split(self, chosen: Chosen, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(tokens, gates (n, 1)) of the pairs, some at a time."""
+        for some in rows.split(self.rows):
+            yield some // chosen.K, chosen.gates[some][:, None]
 
     def memory(self, x: Tensor) -> dict[str, Tensor]:
         """This thread's w_gate_up (1, 2F, D) and w_down (1, D, F)."""

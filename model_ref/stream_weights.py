@@ -93,6 +93,8 @@ class Source(AbstractContextManager["Source"]):
             for e in range(piece.shape[0]):
                 one = found.setdefault(e, Expert(e))
                 one.places.append((key, 0, self.parts.expert(piece.released, e)))
+        for one in found.values():
+            one.places.sort(key=lambda place: place[0] == "w_down")  # which reads what the others make
         return sorted(found.values(), key=lambda one: one.begin)
 
     def rest(self, step: str) -> list[tuple[Piece, Part]]:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
+from v3bench.suite.meter.allocation import trim
+
 EVERY = 0.005  # seconds between two looks
 
 
@@ -22,6 +24,7 @@ class Peak(AbstractContextManager["Peak"]):
     """The largest growth of anonymous memory while this is entered, seen by a thread that looks every EVERY seconds."""
 
     def __init__(self) -> None:
+        trim()  # what was freed before would be used again unseen
         self.before = self.most = anonymous()
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="peak", daemon=True)

@@ -28,6 +28,11 @@ def granted(config: AnyConfig) -> Scale:
     return "full" if "full" in scales else "slice" if "slice" in scales else "proxy"
 
 
+def published(config: AnyConfig) -> str | None:
+    """The released model whose config this is, key by key; None for every other. Nothing is said of the weights."""
+    return next((name for name in PUBLISHED if against(config, models.load(name)[1]) == "full"), None)
+
+
 def against(config: AnyConfig, published: AnyConfig) -> Scale:
     """The scale of a config beside one released model."""
     if type(config) is not type(published):

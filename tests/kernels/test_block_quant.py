@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from v3bench.kernels.block_quant import dequantize, dequantize_into, reference
+from v3bench.kernels.block_quant import dequantize, dequantize_into, product, reference
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (256, 384), (130, 260), (1, 129), (57, 3)])
@@ -52,3 +52,13 @@ def test_refuses_scales_that_do_not_fit() -> None:
     codes = torch.ones(130, 260).to(torch.float8_e4m3fn)
     with pytest.raises(ValueError, match=r"shape \(3, 2\), expected \(2, 3\)"):
         dequantize(codes, torch.ones(3, 2), torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (130, 260), (1, 129), (300, 3)])
+def test_a_product_in_bands_is_that_of_the_whole_weight(shape: tuple[int, int]) -> None:
+    codes = (torch.randn(shape) * 100).to(torch.float8_e4m3fn)
+    scale_inv = torch.rand(-(-shape[0] // 128), -(-shape[1] // 128)) * 0.02
+    x, whole = torch.randn(5, shape[1]), torch.full((5, shape[0] + 9), 7.0)
+    out = product(x, codes, scale_inv, whole[:, 4 : 4 + shape[0]])
+    torch.testing.assert_close(out, x @ reference(codes, scale_inv, torch.float32).T)
+    assert (whole == 7.0).sum() == 5 * 9
