@@ -35,9 +35,12 @@ def mla_decode(q: Tensor, latents: Tensor, *, value_dim: int, scale: float, leng
     """As ``reference``."""
     (B, S, H, W), L = q.shape, latents.shape[1]
     scores = products(q.reshape(B, S * H, W), latents).mul_(scale)  # (B, SH, L)
-    if S > 1 or lengths is not None:
+    if lengths is not None:
         seen = visible(S, L, causal=True, window=None, lengths=lengths, device=q.device)
         scores = scores.view(B, S, H, L).masked_fill_(~seen[:, :, None], float("-inf")).view(B, S * H, L)
+    elif S > 1:  # of rows of one length only the new tokens hide anything from each other
+        later = torch.ones(S, S, dtype=torch.bool, device=q.device).triu_(1)
+        scores.view(B, S, H, L)[..., L - S :].masked_fill_(later[:, None], float("-inf"))
     weights = scores.softmax(dim=-1).to(q.dtype)
     return torch.bmm(weights, latents[..., :value_dim]).view(B, S, H, value_dim)
 
