@@ -52,6 +52,15 @@ class Difference(NamedTuple):
         """Whether rounding explains it: by the bound, or because reading the text anew moves the logits as far."""
         return self.within or self.distance <= self.moved
 
+    @property
+    def told(self) -> str:
+        """In words, for a list."""
+        why = "" if self.within else f", beyond it; the same text read anew moves them {self.moved:.3g}"
+        texts = (
+            f"row {self.row} parts from plain decoding at new token {self.at}: {self.other} in place of {self.plain}"
+        )
+        return f"{texts}, whose logits are {self.distance:.3g} apart, bound {self.bound:.3g}{why}"
+
 
 class Comparison(NamedTuple):
     """What both ways generated from the same prompts, and where they part."""

@@ -101,7 +101,8 @@ def test_speculation(record, case, series, device):
     model, B, counts = one.rebuilt(dtype=DTYPES[impl]), shape["batch"], shape["drafts"]
     prompts = text_of(one, {"files": B, "per_file": 1, "window": shape["context"]}).ids[:, 0]
     starts = prompts[:, : shape["prompt"]].tolist()
-    record.gate(lambda: speed.agree(model, starts, shape["new"], counts))
+    parted = {}
+    record.gate(lambda: parted.update({D: speed.agree(model, starts, shape["new"], D) for D in counts}))
     found = speed.race(model, starts, shape["new"], counts, shape["rounds"], device)
     costs = speed.steps(model, prompts.to(device), 1, shape["rounds"], device)
 
@@ -111,6 +112,9 @@ def test_speculation(record, case, series, device):
     keep(found.rates(speed.PLAIN), "tokens_per_second", named.plain(B), "host")
     keep([distinct(row.tokens) for row in found.rows[counts[0]]], "distinct_3grams", named.generated(B))
     for D in counts:
+        for one in parted[D]:
+            record.session.plan.say(f"    {impl}, {D} drafts: {one.told}")
+        keep([len(parted[D]) / B], "parted_rows", named.drafting(D, B))
         keep(found.rates(D), "tokens_per_second", named.drafting(D, B), "host")
         keep([found.tokens_per_step(D)], "tokens_per_step", named.drafting(D, B))
     for d, share in enumerate(found.accepted(counts[-1]), 1):

@@ -143,6 +143,7 @@ def test_generation_in_turns(session):
     by = {(m.metric, m.convention): m.samples for m in found}
     assert {metric for metric, _ in by} == {
         "tokens_per_second", "distinct_3grams", "tokens_per_step", "acceptance_rate", "step_cost", "speed_up",
+        "parted_rows",
     }  # fmt: skip
     (bound,) = by["speed_up", "bound; batch 2"]
     assert bound == by["tokens_per_step", "mtp; 1 drafts; batch 2"][0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from v3bench.model_ref.agreement import Difference
 from v3bench.model_ref.generate import Generated
 from v3bench.suite.mtp import speed
 
@@ -36,16 +39,19 @@ def test_what_was_accepted():
 
 def test_drafts_that_change_a_token_fail(monkeypatch):
     model = model_of(1).float()
-    speed.agree(model, PROMPTS, 6, [1, 3])
-    real = speed.compared
-
-    def other(model, prompts, new, *, drafts):
-        found = real(model, prompts, new, drafts=drafts)
-        return found._replace(differences=["row 1, token 3"] if drafts == 3 else [])
-
-    monkeypatch.setattr(speed, "compared", other)
-    with pytest.raises(AssertionError, match="3 drafts give other tokens than plain decoding: row 1, token 3"):
-        speed.agree(model, PROMPTS, 6, [1, 3])
+    assert speed.agree(model, PROMPTS, 6, 3) == []
+    tie, wrong = (Difference(1, 3, 5, 6, 0.1, distance, 0.2, 0.25) for distance in (0.1, 0.3))
+    monkeypatch.setattr(speed, "compared", lambda *args, drafts: SimpleNamespace(differences=found))
+    found = [tie]
+    with pytest.raises(AssertionError, match="2 drafts give other tokens than plain decoding"):
+        speed.agree(model, PROMPTS, 6, 2)
+    assert speed.agree(model.bfloat16(), PROMPTS, 6, 2) == [tie]
+    told = "row 1 parts from plain decoding at new token 3: 6 in place of 5, whose logits are 0.1 apart, bound 0.2"
+    assert tie.told == told
+    assert wrong.told.endswith("0.3 apart, bound 0.2, beyond it; the same text read anew moves them 0.25")
+    found = [tie, wrong]
+    with pytest.raises(AssertionError, match=r"distance=0\.3"):
+        speed.agree(model.bfloat16(), PROMPTS, 6, 2)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
