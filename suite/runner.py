@@ -211,7 +211,7 @@ def command_line(
 
 
 def refuse_others(folder: RunFolder, given: Mapping[str, str | Path | None]) -> None:
-    """Raise BadInput where a folder holds another checkpoint's or text's measurements: they would pass for this one's."""
+    """Raise BadInput where a folder holds what another checkpoint or text gave: it would pass for this one's."""
     for flag, path in given.items():
         own = Path(path).resolve().name if path else ""
         for segment in folder.segments:

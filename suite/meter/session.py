@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from v3bench.suite import models
@@ -17,6 +17,9 @@ from v3bench.suite.meter.competition import Instruments, Outcome
 from v3bench.suite.meter.measurement import AREAS, Measurement
 from v3bench.suite.run_folder import BENCHMARK, RunFolder
 from v3bench.suite.trials.own import is_own
+
+if TYPE_CHECKING:  # torch, which the plug-in does without
+    from v3bench.suite.train.corpus import Corpus
 
 PLAN = "v3bench_plan"
 
@@ -100,6 +103,12 @@ class Session:
             where = self.plan.folder.path if self.plan.folder else ""
             self.cut_short = f"{where}: cannot be written ({error.strerror}); all but {names} is kept"
             pytest.exit(self.cut_short, returncode=3)
+
+    def list_corpus(self, text: Corpus) -> None:
+        """Put the list of what was trained on into the run folder, once."""
+        name = f"corpus-{text.sha256[:12]}.json"
+        if self.plan.folder is not None and not (self.plan.folder.path / name).exists():
+            self.plan.folder.write(name, text.as_json())
 
     def keep_benchmark(self, entry: Mapping[str, Any] | None) -> None:
         """Put one session's pytest-benchmark JSON into benchmark.json, its entries over those of the same name."""

@@ -62,6 +62,7 @@ def trained(session: Session, case: Case, subject: str, visit: Visit | None = No
 def train(session: Session, whole: Case, visit: Visit) -> None:
     """Train all subjects of a course: on a CPU side by side, a thread each, which outruns one after another on all."""
     stop, alone = Event(), Lock()
+    session.list_corpus(corpus.load(course(session, whole, whole.subjects[0]).corpus))
 
     def run(subject: str) -> None:
         torch.set_num_threads(1)

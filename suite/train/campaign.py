@@ -99,8 +99,7 @@ class Campaign:
         if outcome.why:
             session.keep(self.record.blank(self.series(name), status="failed", why=outcome.why, **about))
             self.diverged(name, plan, outcome.why)
-        if session.plan.folder is not None:
-            session.plan.folder.write(f"corpus-{text.sha256[:12]}.json", text.as_json())
+        session.list_corpus(text)
         records = [self.record.blank(self.series(name), samples=outcome.losses, **about)]
         if outcome.held_out is not None:
             about["convention"] = HELD_OUT + self.name(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -29,6 +30,9 @@ class Folder:
 
     def append(self, *records):
         self.found.extend(records)
+
+    def write(self, name, content):
+        (self.path / name).write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -65,6 +69,8 @@ def test_a_course_is_measured_on_the_way_and_kept(session):
     steps = [(m.metric, named.parse_learning(m.convention).steps, len(m.samples)) for m in found]
     assert steps == [(metric, n, 3) for n in (2, 4) for metric in ("acceptance_rate", "bits_per_byte")]
     assert "trained on 128 tokens of stdlib" in found[0].convention
+    (listed,) = session.plan.folder.path.glob("corpus-*.json")
+    assert json.loads(listed.read_text())["sha256"].startswith(found[0].convention.rpartition(" ")[2])
     folder, state = sorted((session.plan.folder.path / proxy.FOLDER).iterdir())
     assert (folder.name, state.name) == ("mtp-learning-smoke-mtp-v3", "mtp-learning-smoke-mtp-v3.safetensors")
     model = proxy.trained(session, session.plan.cases["mtp-learning-smoke"], V3).model
