@@ -186,6 +186,11 @@ class Config(ModelConfig):
         return self.num_hidden_layers - self.first_k_dense_replace
 
     @property
+    def mtp_is_moe(self) -> bool:
+        """Whether MTP modules have routed experts: the released ones do; a model whose layers are all dense has none."""
+        return self.num_moe_layers > 0
+
+    @property
     def has_correction_bias(self) -> bool:
         """Auxiliary-loss-free balancing keeps one bias per expert, for selection only (section 2.1.2)."""
         return self.topk_method == "noaux_tc"

@@ -31,7 +31,7 @@ class MTP(nn.Module):
         self.enorm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
         self.hnorm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
         self.eh_proj = nn.Linear(2 * D, D, bias=False, device=device, dtype=dtype)
-        self.block = Block(config, ops, sparse=True, device=device, dtype=dtype)
+        self.block = Block(config, ops, sparse=config.mtp_is_moe, device=device, dtype=dtype)
         self.norm = RMSNorm(D, eps, ops, device=device, dtype=dtype)
         self.linear = ops.linear
 

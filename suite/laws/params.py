@@ -73,7 +73,7 @@ def count(config: AnyConfig) -> Params:
         moe, depth = config.num_moe_layers, config.num_nextn_predict_layers
         add(stored, layer(config, moe=False), L - moe)
         add(stored, layer(config, moe=True), moe)
-        add(mtp, layer(config, moe=True), depth)
+        add(mtp, layer(config, moe=config.mtp_is_moe), depth)
         add(mtp, {"mtp_projection": 2 * D * D, "norms": 3 * D}, depth)
         inactive = config.n_routed_experts - config.num_experts_per_tok
     else:
@@ -81,7 +81,8 @@ def count(config: AnyConfig) -> Params:
         moe = depth = inactive = 0
     active, mtp_active = Counter(stored), Counter(mtp)
     active["routed_experts"] -= moe * inactive * expert(config)
-    mtp_active["routed_experts"] -= depth * inactive * expert(config)
+    if mtp["routed_experts"]:
+        mtp_active["routed_experts"] -= depth * inactive * expert(config)
     total, activated = sum(stored.values()), sum(active.values())
     return Params(
         total=total,

@@ -109,4 +109,5 @@ def begun(session: Session, case: Case, subject: str, *, bias: bool) -> Trained:
 def moe_layers(config: AnyConfig) -> list[int]:
     """The number of each layer with experts, as checkpoints count them: the MTP modules follow the last."""
     assert isinstance(config, Config)
+    assert config.num_moe_layers
     return [*range(config.first_k_dense_replace, config.num_hidden_layers + config.num_nextn_predict_layers)]

@@ -2,7 +2,7 @@
 
 import pytest
 from v3bench.suite.laws import params
-from v3bench.suite.models import load, presets
+from v3bench.suite.models import build, load, presets
 
 # preset -> stored, read per token, the same without the input embedding, MTP's own
 KNOWN = {
@@ -72,3 +72,13 @@ def test_biases_of_attention_and_ffn_are_counted():
     assert params.count(v3.replace(attention_bias=True)).parts["biases"] == v3.num_hidden_layers * per_layer
     assert params.count(llama.replace(mlp_bias=True)).parts["biases"] == 32 * (2 * 14336 + 4096)
     assert params.count(load("qwen2.5-7b")[1]).parts["biases"] == 28 * (28 + 2 * 4) * 128
+
+
+def test_a_model_without_experts_drafts_without_them():
+    raw = load("deepseek-v3-small", {"first_k_dense_replace": 4})[1]
+    found = params.count(raw)
+    modules = build(raw, device="meta")
+    assert not raw.mtp_is_moe
+    assert found.mtp == sum(p.numel() for p in modules.mtp.parameters())
+    assert found.mtp_parts["routed_experts"] == found.mtp_active["routed_experts"] == 0
+    assert found.mtp_parts["dense_ffn"] == 3 * raw.hidden_size * raw.intermediate_size
