@@ -6,16 +6,19 @@ import pytest
 import torch
 from v3bench.model_ref.config import Config
 from v3bench.suite import models
-from v3bench.suite.meter.scale import granted, published
+from v3bench.suite.meter.clock import name_for
+from v3bench.suite.meter.scale import granted, of_weights, published
 from v3bench.suite.mtp import conventions as named
-from v3bench.suite.mtp import drafters, proxy, speed, streamed, streaming
+from v3bench.suite.mtp import drafters, part_times, parts, proxy, speed, streamed, streaming
 from v3bench.suite.mtp.acceptance import scores
 from v3bench.suite.mtp.balance import loads_of, max_violation
 from v3bench.suite.mtp.files import by_file, windows
 from v3bench.suite.mtp.ngram import NGram
+from v3bench.suite.mtp.part_source import agree
 from v3bench.suite.mtp.repetition import distinct
 from v3bench.suite.mtp.saved import begin
 from v3bench.suite.train import corpus
+from v3bench.suite.trials.trial import Missing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -127,6 +130,25 @@ def test_speculation(record, case, series, device):
 
 
 def test_released(record, case, series, device, checkpoint):
+def test_parts(record, case, series, device):
+    """A part of a released model's decode step at its own sizes: two tokens of each request over one, in turns."""
+    shape, (name, impl) = case.shape, series.split("/")
+    shares = {named.EXPERTS: named.ep_share(shape["ep"]), named.HEAD: named.split(shape["ways"])}
+    try:
+        part = parts.build(impl, models.load(name)[1], device, ep=shape["ep"], ways=shape["ways"])
+    except Missing as missing:
+        pytest.skip(str(missing))
+    told = {"scale": of_weights(name, part.shapes), "precision": "float32" if device == "cpu" else "bfloat16"}
+    for B in shape["batches"]:
+        step, where = part.at(B, shape["context"]), (B, shape["context"], shares.get(impl, ""))
+        record.gate(lambda step=step: agree(step))
+        seconds = part_times.taken(step, record, shape["rounds"])
+        record(part_times.cost(seconds), convention=named.two_over_one(*where), **told)
+        for n in seconds:
+            rates = part_times.rate(step, seconds, n)
+            record(rates, metric="byte_rate", convention=named.step_of(n, *where), clock=name_for(device), **told)
+
+
     """A released checkpoint, streamed: its loss on held-out text, and its own MTP module's drafts."""
     if checkpoint is None:
         pytest.skip("no checkpoint given: --checkpoint DIR")

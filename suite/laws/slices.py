@@ -6,7 +6,7 @@ laws/params.py; shapes have the keys of laws/work.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from v3bench.baselines.config import DenseConfig
 from v3bench.model_ref.config import Config
@@ -85,6 +85,21 @@ def inner(config: AnyConfig) -> set[int]:
 def chosen(config: AnyConfig) -> int:
     """Experts of a token; 0 without experts."""
     return config.num_experts_per_tok if isinstance(config, Config) else 0
+
+
+def of_weights(config: AnyConfig, shapes: Iterable[tuple[int, ...]]) -> bool:
+    """Whether weights are a layer's own, an equal share of its routed experts (E, N, K), or of the head's rows."""
+
+    def own(shape: tuple[int, ...]) -> bool:
+        if len(shape) == 1:
+            return shape[0] in hidden(config)
+        if len(shape) == 3:
+            return of_experts(config, shape[0], shape[1:]) and shape[1:] in experts(config)
+        share = shape[-1] == config.hidden_size and config.vocab_size % shape[0] == 0
+        return len(shape) == 2 and (share or shape in matrices(config))
+
+    shapes = list(shapes)
+    return bool(shapes) and all(map(own, shapes))
 
 
 RULES: Mapping[str, Callable[[AnyConfig, Shape], bool]] = {

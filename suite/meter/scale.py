@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache, partial
 from typing import Any
@@ -62,6 +62,12 @@ def of_case(subject: str, shape: Mapping[str, Any]) -> Scale:
         return of_preset(subject)
     shapes = shape.get("shapes", [shape])
     return "slice" if all(map(partial(of_a_layer, op), shapes)) else "proxy"
+
+
+def of_weights(name: str, shapes: Iterable[tuple[int, ...]]) -> Scale:
+    """The scale of what reads weights of these shapes, beside a released model's."""
+    own = name in PUBLISHED and slices.of_weights(models.load(name)[1], shapes)
+    return "slice" if own else "proxy"
 
 
 def of_a_layer(op: str, shape: Mapping[str, int]) -> bool:

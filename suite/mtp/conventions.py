@@ -16,6 +16,9 @@ MOST_FREQUENT = "most-frequent"  # impl: always the most frequent token
 LOOK_UP = "n-gram look-up"  # impl: what followed the last n tokens before
 NGRAM = "order-5 n-gram"  # impl: a language model to compare bits per byte with
 SUBJECTS = ("proxy.mtp-v3", "proxy.mtp-dense")  # the architecture with its experts, and with every layer dense
+MLA, DENSE_FFN, SHARED, EXPERTS = "mla", "dense-ffn", "shared-expert", "routed-experts"  # impls: parts of a layer
+PROJECTION, HEAD = "eh-proj", "head"
+PARTS = (MLA, DENSE_FFN, SHARED, EXPERTS, PROJECTION, HEAD)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ class Generated:
 
     draft: int
     batch: int  # sequences
+
+
+@dataclass(frozen=True)
+class OfPart:
+    """A part of a step at full size: two tokens of each request over one, or the rate of a step of so many."""
+
+    tokens: int  # of each request; 2 in a ratio
+    batch: int  # requests
+    context: int  # cached tokens of each
+    ep: int  # GPUs that share the routed experts, of which one was measured; 0: of another part
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,46 @@ MEASURED, BOUND, FROM_PARTS = "measured", "bound", "from parts"  # speed_up
 def batched(what: str, batch: int) -> str:
     """step_cost and speed_up: "two-token step; batch 1", "draft; batch 1", "measured; batch 1"."""
     return f"{what}; batch {batch}"
+
+
+TWO_OVER_ONE = "two tokens over one"
+TOKENS = {1: "one token", 2: "two tokens"}
+
+
+def two_over_one(batch: int, context: int, share: str = "") -> str:
+    """step_cost of bench "parts": "two tokens over one; batch 8; 4096 tokens of context; EP144 share"."""
+    return f"{TWO_OVER_ONE}; {of_part(batch, context, share)}"
+
+
+def step_of(tokens: int, batch: int, context: int, share: str = "") -> str:
+    """byte_rate of bench "parts": "one token; batch 8; 4096 tokens of context; EP144 share"."""
+    return f"{TOKENS[tokens]}; {of_part(batch, context, share)}"
+
+
+def of_part(batch: int, context: int, share: str) -> str:
+    """What both say."""
+    return f"batch {batch}; {context} tokens of context" + (f"; {share}" if share else "")
+
+
+def ep_share(ep: int) -> str:
+    """The routed experts of one GPU."""
+    return f"EP{ep} share"
+
+
+def split(ways: int) -> str:
+    """The rows of the head that one GPU has."""
+    return f"split {ways} ways" if ways > 1 else ""
+
+
+def parse_part(convention: str) -> OfPart | None:
+    """A convention of ``two_over_one`` or of ``step_of``."""
+    what = "|".join((TWO_OVER_ONE, *TOKENS.values()))
+    share = r"(?:; EP(\d+) share|; split \d+ ways)?"
+    found = re.fullmatch(rf"({what}); batch (\d+); (\d+) tokens of context{share}", convention)
+    if not found:
+        return None
+    tokens = next((n for n, words in TOKENS.items() if words == found[1]), 2)
+    return OfPart(tokens, int(found[2]), int(found[3]), int(found[4] or 0))
 
 
 def parse_forced(convention: str) -> Forced | None:

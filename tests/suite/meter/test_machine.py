@@ -109,3 +109,13 @@ def test_the_cuda_version_is_among_the_packages(monkeypatch):
     assert machine.packages()["cuda"] == "13.0"
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "cuda" not in machine.packages()
+
+
+def test_the_last_cache_is_the_largest(monkeypatch, tmp_path):
+    for number, size in enumerate(("32K", "512K", "16M", "odd")):
+        (tmp_path / f"index{number}").mkdir()
+        (tmp_path / f"index{number}" / "size").write_text(size + "\n")
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path)
+    assert machine.last_cache() == 16 << 20
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / "none")
+    assert machine.last_cache() == 32 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from v3bench.suite import models
-from v3bench.suite.meter.scale import PUBLISHED, TENSOR_CORE, granted, of_case, of_preset
+from v3bench.suite.meter.scale import PUBLISHED, TENSOR_CORE, granted, of_case, of_preset, of_weights
 
 V3 = models.load("deepseek-v3")[1]
 LLAMA = models.load("llama-3.1-8b")[1]
@@ -53,3 +53,22 @@ def test_fewer_layers_are_a_slice_and_other_shapes_a_proxy(config, scale):
 )
 def test_a_kernels_scale_follows_from_its_shapes(subject, shape, scale):
     assert of_case(subject, shape) == scale
+
+
+@pytest.mark.parametrize(
+    "name, shapes, scale",
+    [
+        ("deepseek-v3", [(7168,), (36864, 7168), (7168, 18432)], "slice"),
+        ("deepseek-v3", [(7168,), (36864, 7168), (7168, 18431)], "proxy"),
+        ("deepseek-v3", [(2, 4096, 7168), (2, 7168, 2048)], "slice"),
+        ("deepseek-v3", [(3, 4096, 7168)], "proxy"),  # no equal share of 256
+        ("deepseek-v3", [(2, 7168, 4096)], "proxy"),
+        ("deepseek-v3", [(129280 // 4, 7168)], "slice"),
+        ("deepseek-v3", [(129280 // 3, 7168)], "proxy"),
+        ("deepseek-v3", [(7167,)], "proxy"),
+        ("deepseek-v3", [], "proxy"),
+        ("deepseek-v3-small", [(7168,)], "proxy"),
+    ],
+)
+def test_weights_of_a_layer_s_own_shapes_are_a_slice(name, shapes, scale):
+    assert of_weights(name, shapes) == scale

@@ -12,8 +12,14 @@ MADE = {
     said.after(300, ABOUT): said.Learning(300, ABOUT),
     said.balance(4, ABOUT, bias=False): said.Balance(False, 4, ABOUT),
     said.in_generation(2, 8): said.Generated(2, 8),
+    said.two_over_one(8, 4096): said.OfPart(2, 8, 4096, 0),
+    said.two_over_one(1, 4096, said.ep_share(144)): said.OfPart(2, 1, 4096, 144),
+    said.step_of(1, 32, 128, said.split(4)): said.OfPart(1, 32, 128, 0),
 }
-PARSERS = (said.parse_forced, said.parse_held_out, said.parse_learning, said.parse_balance, said.parse_generation)
+PARSERS = (
+    said.parse_forced, said.parse_held_out, said.parse_learning, said.parse_balance, said.parse_generation,
+    said.parse_part,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("convention", MADE)
@@ -27,6 +33,9 @@ def test_the_words_are_those_agreed_on():
     assert said.after(100, "x") == "teacher-forced; draft 1; after 100 steps; x"
     assert said.balance(3, "x", bias=True) == "with bias; layer 3; x"
     assert said.in_generation(1, 2) == "in generation; draft 1; temperature 0; batch 2"
+    share = said.ep_share(144)
+    assert said.two_over_one(1, 4096, share) == "two tokens over one; batch 1; 4096 tokens of context; EP144 share"
+    assert said.step_of(2, 1, 4096, said.split(1)) == "two tokens; batch 1; 4096 tokens of context"
 
 
 def test_what_decoding_records_is_read_back():
