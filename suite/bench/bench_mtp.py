@@ -15,9 +15,9 @@ from v3bench.suite.mtp.balance import loads_of, max_violation
 from v3bench.suite.mtp.files import by_file, windows
 from v3bench.suite.mtp.ngram import NGram
 from v3bench.suite.mtp.part_source import agree
-from v3bench.suite.mtp.repetition import distinct
 from v3bench.suite.mtp.saved import begin
 from v3bench.suite.train import corpus
+from v3bench.suite.train.threads import one_thread
 from v3bench.suite.trials.trial import Missing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -105,31 +105,19 @@ def test_speculation(record, case, series, device):
     prompts = text_of(one, {"files": B, "per_file": 1, "window": shape["context"]}).ids[:, 0]
     starts = prompts[:, : shape["prompt"]].tolist()
     parted = {}
-    record.gate(lambda: parted.update({D: speed.agree(model, starts, shape["new"], D) for D in counts}))
-    found = speed.race(model, starts, shape["new"], counts, shape["rounds"], device)
-    costs = speed.steps(model, prompts.to(device), 1, shape["rounds"], device)
-
-    def keep(samples, metric, convention, clock="none"):
+    with one_thread():  # two would wait for each other at every small product
+        record.gate(lambda: parted.update({D: speed.agree(model, starts, shape["new"], D) for D in counts}))
+        found = speed.race(model, starts, shape["new"], counts, shape["rounds"], device)
+        costs = speed.steps(model, prompts.to(device), 1, shape["steps"], device)
+    for D in counts:
+        record([len(parted[D]) / B], metric="parted_rows", convention=named.drafting(D, B), precision=impl)
+        for row in parted[D]:
+            record.session.plan.say(f"    {impl}, {D} drafts: {row.told}")
+    for metric, convention, samples in speed.figures(found, costs):
+        clock = "host" if metric == "tokens_per_second" else "none"
         record(samples, metric=metric, convention=convention, precision=impl, clock=clock)
 
-    keep(found.rates(speed.PLAIN), "tokens_per_second", named.plain(B), "host")
-    keep([distinct(row.tokens) for row in found.rows[counts[0]]], "distinct_3grams", named.generated(B))
-    for D in counts:
-        for one in parted[D]:
-            record.session.plan.say(f"    {impl}, {D} drafts: {one.told}")
-        keep([len(parted[D]) / B], "parted_rows", named.drafting(D, B))
-        keep(found.rates(D), "tokens_per_second", named.drafting(D, B), "host")
-        keep([found.tokens_per_step(D)], "tokens_per_step", named.drafting(D, B))
-    for d, share in enumerate(found.accepted(counts[-1]), 1):
-        keep([share], "acceptance_rate", named.in_generation(d, B))
-    keep(costs.cost("verify"), "step_cost", named.batched(named.TWO_TOKEN_STEP, B))
-    keep(costs.cost("draft"), "step_cost", named.batched(named.DRAFT, B))
-    keep([found.tokens_per_step(1)], "speed_up", named.batched(named.BOUND, B))
-    keep(speed.from_parts(found.tokens_per_step(1), costs), "speed_up", named.batched(named.FROM_PARTS, B))
-    keep(found.speed_up(1), "speed_up", named.batched(named.MEASURED, B))
 
-
-def test_released(record, case, series, device, checkpoint):
 def test_parts(record, case, series, device):
     """A part of a released model's decode step at its own sizes: two tokens of each request over one, in turns."""
     shape, (name, impl) = case.shape, series.split("/")
@@ -149,6 +137,7 @@ def test_parts(record, case, series, device):
             record(rates, metric="byte_rate", convention=named.step_of(n, *where), clock=name_for(device), **told)
 
 
+def test_released(record, case, series, device, checkpoint):
     """A released checkpoint, streamed: its loss on held-out text, and its own MTP module's drafts."""
     if checkpoint is None:
         pytest.skip("no checkpoint given: --checkpoint DIR")

@@ -6,7 +6,7 @@ Seconds count from a run's first new token: the prompt is read alike in all of t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,8 @@ from v3bench.model_ref.model import Model
 from v3bench.model_ref.speculate import speculate
 from v3bench.suite.meter.clock import for_device
 from v3bench.suite.meter.measure import Effort, interleaved, turn
+from v3bench.suite.mtp import conventions as named
+from v3bench.suite.mtp.repetition import distinct
 
 PLAIN = 0  # drafts a step
 CALLS = 4  # of a step in one sample of its time: a step of a small model takes a millisecond
@@ -166,6 +168,23 @@ def several(run: Callable[[], None]) -> Callable[[], None]:
             run()
 
     return all_of_them
+
+
+def figures(found: Race, costs: Steps) -> Iterator[tuple[str, str, Sequence[float]]]:
+    """(metric, convention, samples) of all that a race and the times of its steps say; ``costs`` of one draft a step."""
+    B, counts = found.batch, [D for D in found.rows if D != PLAIN]
+    yield "tokens_per_second", named.plain(B), found.rates(PLAIN)
+    yield "distinct_3grams", named.generated(B), [distinct(row.tokens) for row in found.rows[min(counts)]]
+    for D in counts:
+        yield "tokens_per_second", named.drafting(D, B), found.rates(D)
+        yield "tokens_per_step", named.drafting(D, B), [found.tokens_per_step(D)]
+    for d, share in enumerate(found.accepted(max(counts)), 1):
+        yield "acceptance_rate", named.in_generation(d, B), [share]
+    yield "step_cost", named.batched(named.TWO_TOKEN_STEP, B), costs.cost("verify")
+    yield "step_cost", named.batched(named.DRAFT, B), costs.cost("draft")
+    yield "speed_up", named.batched(named.BOUND, B), [found.tokens_per_step(1)]
+    yield "speed_up", named.batched(named.FROM_PARTS, B), from_parts(found.tokens_per_step(1), costs)
+    yield "speed_up", named.batched(named.MEASURED, B), found.speed_up(1)
 
 
 def from_parts(tokens_per_step: float, costs: Steps) -> tuple[float, ...]:
