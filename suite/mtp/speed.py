@@ -171,7 +171,7 @@ def several(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def figures(found: Race, costs: Steps) -> Iterator[tuple[str, str, Sequence[float]]]:
-    """(metric, convention, samples) of all that a race and the times of its steps say; ``costs`` of one draft a step."""
+    """(metric, convention, samples) of all that a race and its steps' times, with one draft a step, say."""
     B, counts = found.batch, [D for D in found.rows if D != PLAIN]
     yield "tokens_per_second", named.plain(B), found.rates(PLAIN)
     yield "distinct_3grams", named.generated(B), [distinct(row.tokens) for row in found.rows[min(counts)]]
