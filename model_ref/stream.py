@@ -15,13 +15,14 @@ N windows  T predicted positions in each  D hidden_size  W vocab_size
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 from v3bench.model_ref.block import Block
+from v3bench.model_ref.crew import Crew, one_thread_each
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.moe import MoE
 from v3bench.model_ref.mtp import MTP
@@ -32,6 +33,8 @@ from v3bench.model_ref.stream_head import Scores
 from v3bench.model_ref.stream_weights import EMBED, HEAD, NORM, Source, Weights
 
 AHEAD = 1 << 30  # bytes that are read ahead at most, and half a layer where that is less
+MOST = 8  # threads that hold the weights of an expert each
+FEW = 512  # tokens below which threads that share a product only wait for each other
 ROWS = {"cpu": 2048, "cuda": 16384}  # tokens that one product takes at a time
 
 
@@ -66,7 +69,8 @@ class Pass(AbstractContextManager["Pass"]):
         check(ids, source)
         self.source, self.model, self.ids, self.done = source, source.model, ids, done
         self.device = torch.device(device)
-        self.weights = Weights(source, self.device)
+        self.crew = Crew(min(torch.get_num_threads(), MOST) if self.device.type == "cpu" else 1)
+        self.weights = Weights(source, self.device, self.crew)
         self.rows = ROWS[self.device.type]
         told = {name: state.to(self.device) for name, state in (states or {}).items()}
         self.finals = [told[name] for name in sorted(told) if name != "h"]
@@ -80,7 +84,7 @@ class Pass(AbstractContextManager["Pass"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.experts.__exit__(kind, error, trace)
+        self.crew.__exit__(kind, error, trace)
         self.reader.__exit__(kind, error, trace)
 
     @property
@@ -96,7 +100,13 @@ class Pass(AbstractContextManager["Pass"]):
     @torch.no_grad()
     def step(self) -> None:
         """The next step. Raises BadInput where what is read cannot be used."""
-        name = self.source.steps[self.done]
+        with one_thread_each() if self.ids.numel() < FEW else nullcontext():
+            self.do(self.source.steps[self.done])
+        self.weights.settle()
+        self.done += 1
+
+    def do(self, name: str) -> None:
+        """One step."""
         if name == EMBED:
             self.h = self.embed(self.ids[:, :-1], look=True)
         elif name == NORM:
@@ -112,8 +122,6 @@ class Pass(AbstractContextManager["Pass"]):
             layer = self.model.get_submodule(name)
             self.block(layer, self.load(name, layer), self.h, name)
             layer.to_empty(device="meta")
-        self.weights.settle()
-        self.done += 1
 
     def outcome(self) -> Outcome:
         """What was found, once all steps are done."""

@@ -1,7 +1,7 @@
 """The routed experts of one layer over all tokens, expert after expert, while the next are read.
 
-On a CPU several are worked on at a time, each by one thread: threads that share a product of a few rows wait for each
-other more than they compute. What they make is added in the order of the file: a pass gives the same bits again.
+On a CPU a thread works on each of several. What they make is added in the order of the file: a pass gives the same bits
+again.
 
     Chosen    which (token, choice) pairs go to which expert
     Experts   the loop
@@ -12,12 +12,8 @@ T tokens  D hidden_size  F moe_intermediate_size  E experts  K choices of a toke
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -27,7 +23,6 @@ from v3bench.model_ref.checkpoint_parts import Part
 from v3bench.model_ref.read_ahead import Loaded, Reader
 from v3bench.model_ref.stream_weights import Expert, Held, Weights
 
-MOST = 8  # threads: each holds the weights of one expert
 Scales = Mapping[Part, Tensor]  # of a layer's experts, where they are FP8
 Made = list[tuple[Tensor, Tensor]]  # tokens and what the expert adds to them
 
@@ -53,43 +48,23 @@ class Chosen:
         return self.pairs[self.ends[e - 1] if e else 0 : self.ends[e]]
 
 
-class Experts(AbstractContextManager["Experts"]):
-    """Call with the tokens of a layer. Use as a context manager."""
+class Experts:
+    """Call with the tokens of a layer."""
 
     def __init__(self, weights: Weights, reader: Reader, rows: int) -> None:
         self.weights, self.reader, self.rows = weights, reader, rows
-        self.threads = min(torch.get_num_threads(), MOST) if weights.device.type == "cpu" else 1
-        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="expert") if self.threads > 1 else None
         self.own = threading.local()  # each thread's memory for the weights of an expert
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
     def __call__(self, x: Tensor, chosen: Chosen, experts: Sequence[Expert], scales: Scales, y: Tensor) -> None:
-        """Add to y (T, D) what each expert makes of its tokens among x (T, D)."""
-        for made in self.all_made(x, chosen, experts, scales):
+        """Add to y (T, D) what each expert makes of its tokens among x (T, D). Raises BadInput."""
+
+        def work(item: tuple[Expert, Loaded]) -> Made:
+            return self.made(x, chosen, item[0], scales, item[1])
+
+        for made in self.weights.crew.map(work, ((expert, next(self.reader)) for expert in experts)):
             for tokens, out in made:
                 y.index_add_(0, tokens, out.to(y.dtype))
 
-    def all_made(self, x: Tensor, chosen: Chosen, experts: Sequence[Expert], scales: Scales) -> Iterator[Made]:
-        """What each expert makes, in order."""
-        if self.pool is None:
-            for expert in experts:
-                yield self.made(x, chosen, expert, scales, next(self.reader))
-            return
-        waiting: deque[Future[Made]] = deque()
-        with one_thread_each():
-            for expert in experts:
-                waiting.append(self.pool.submit(self.made, x, chosen, expert, scales, next(self.reader)))
-                if len(waiting) > self.threads:
-                    yield waiting.popleft().result()
-            for future in waiting:
-                yield future.result()
-
-    @torch.no_grad()
     def made(self, x: Tensor, chosen: Chosen, expert: Expert, scales: Scales, loaded: Loaded) -> Made:
         """One expert's part; one that nobody chose is checked and let go. Raises BadInput."""
         with loaded as held:
@@ -98,11 +73,8 @@ class Experts(AbstractContextManager["Experts"]):
                 for _, _, part in expert.places:
                     self.weights.look(part, held, scales.get(part))
                 return []
-            if (
-                x.device.type == "cpu"
-                and x.dtype == torch.float32
-                and all(part in scales for _, _, part in expert.places)
-            ):
+            in_fp8 = all(part in scales for _, _, part in expert.places)
+            if in_fp8 and x.device.type == "cpu" and x.dtype == torch.float32:
                 return self.from_codes(x, chosen, expert, scales, held)
             w = self.memory(x)
             for key, start, part in expert.places:
@@ -144,14 +116,3 @@ class Experts(AbstractContextManager["Experts"]):
             self.own.w = {"w_gate_up": x.new_empty(1, 2 * F, D), "w_down": x.new_empty(1, D, F)}
         w: dict[str, Tensor] = self.own.w
         return w
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Threads that begin meanwhile compute alone; the caller's own products take all threads again afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -23,6 +23,7 @@ from v3bench.model_ref.checkpoint_files import FP8, Files, Stored, finite
 from v3bench.model_ref.checkpoint_parts import Part, Parts, Slice
 from v3bench.model_ref.checkpoint_table import Piece, has_mtp, judged
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.crew import Crew
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.model import Model
 
@@ -139,8 +140,8 @@ class Source(AbstractContextManager["Source"]):
 class Weights:
     """From what was read to weights in ``dtype`` on ``device``."""
 
-    def __init__(self, source: Source, device: torch.device) -> None:
-        self.source, self.config, self.device = source, source.config, device
+    def __init__(self, source: Source, device: torch.device, crew: Crew) -> None:
+        self.source, self.config, self.device, self.crew = source, source.config, device, crew
         self.dtype: torch.dtype = source.model.embed.weight.dtype
         self.ops = source.model.ops
         # Extremes of weights on a GPU, which are not waited for one by one.
@@ -190,13 +191,17 @@ class Weights:
         """A step's tensors but the experts', by our names below the step."""
         source, made = self.source, {}
         meta = source.model.state_dict()
-        for piece, part in source.rest(step):
-            if piece.ours not in made:
-                like = meta[piece.ours]
-                made[piece.ours] = torch.empty(like.shape, dtype=like.dtype, device=self.device)
+        for name in {piece.ours: None for piece, _ in source.rest(step)}:
+            made[name] = torch.empty(meta[name].shape, dtype=meta[name].dtype, device=self.device)
+
+        def fill(one: tuple[Piece, Part]) -> None:
+            piece, part = one
             place = piece.view(made)
             place.copy_(released_order(piece.key, self.values(part, held), source.config))
             self.finite(place, part.stored)
+
+        for _ in self.crew.map(fill, source.rest(step)):
+            pass
         return {name.removeprefix(step + "."): tensor for name, tensor in made.items()}
 
     @property

@@ -9,7 +9,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 from v3bench.kernels.block_quant import BLOCK, dequantize_into
 from v3bench.model_ref.config import Config
-from v3bench.model_ref.stream_experts import MOST, one_thread_each
+from v3bench.model_ref.crew import Crew
+from v3bench.model_ref.stream import MOST
 from v3bench.model_ref.stream_weights import Source
 from v3bench.suite import generated
 from v3bench.suite.laws.streaming import Estimate, Rates, estimate
@@ -120,12 +120,12 @@ def processor(D: int, F: int, rows: int, repeat: int = 10) -> tuple[float, float
         for _ in range(repeat):
             dequantize_into(w[n], codes[n], scales)
 
-    with one_thread_each(), ThreadPoolExecutor(threads) as pool:
+    with Crew(threads) as crew:
         seconds = []
         for work in (dequantise, multiply):
-            list(pool.map(work, range(threads)))
+            list(crew.map(work, range(threads)))
             began = time.perf_counter()
-            list(pool.map(work, range(threads)))
+            list(crew.map(work, range(threads)))
             seconds.append(time.perf_counter() - began)
     values = threads * repeat * F * D
     return 2 * rows * values / seconds[1], values / seconds[0]

@@ -282,4 +282,4 @@ def test_no_thread_is_left_when_a_pass_ends_early(released):
     made = released(mtp=True)
     with Source(made.write()) as source, Pass(source, windows(made.config)) as one:
         one.step()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("read", "expert"))]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("read", "crew"))]
