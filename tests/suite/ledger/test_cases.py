@@ -44,7 +44,8 @@ def test_every_subject_and_metric_exists():
         kernels = {f"kernels.{op}" for op in (*registry.FILES, "ceiling")}
         budget = {*(f"quantiser.{name}" for name in QUANTISERS), *(f"gemm.{name}" for name in RECIPES), TENSOR_CORE}
         trained = {f"proxy.{name}" for name in (*proxies.load(), *RECIPES)}
-        known = models.presets().keys() | {"checkpoint", "checkpoint.generated"} | kernels | budget | trained | set(claims.FORMATS)
+        named = {"checkpoint", "checkpoint.generated", *claims.FORMATS}
+        known = models.presets().keys() | named | kernels | budget | trained
         assert set(case.subjects) <= known, case.name
         assert case.metric in table("metrics"), case.name
 
