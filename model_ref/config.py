@@ -187,7 +187,7 @@ class Config(ModelConfig):
 
     @property
     def mtp_is_moe(self) -> bool:
-        """Whether MTP modules have routed experts: the released ones do; a model whose layers are all dense has none."""
+        """Whether MTP modules have routed experts: the released ones do, those of an all-dense model do not."""
         return self.num_moe_layers > 0
 
     @property

@@ -23,8 +23,8 @@ from v3bench.suite.train.trained import Trained
 from v3bench.suite.train.trainer import Trainer
 
 FOLDER = "trained"  # within the run folder; states of training, which are not committed
-OPTIONS = frozenset({"steps", "batch", "length", "rate", "warmup", "last", "corpus"})
-EVERY = 50  # steps between two saved states
+OPTIONS = frozenset({"recipe", "steps", "batch", "length", "rate", "warmup", "last", "corpus"})
+EVERY = 50  # steps between two saved states, where a course does not say it
 KEPT: dict[Plan, Trained] = {}  # of this process
 
 Visit = Callable[[str, Trained], None]
@@ -79,7 +79,7 @@ def train(session: Session, whole: Case, visit: Visit) -> None:
 
         stem = None if folder is None else folder.path / FOLDER / f"{whole.name}-{name}"
         state = None if stem is None else stem.with_suffix(".safetensors")
-        trainer = checkpoint.trained(plan, path=state, every=EVERY, after=after)
+        trainer = checkpoint.trained(plan, path=state, every=whole.shape.get("every", EVERY), after=after)
         if why := trainer.trouble():
             raise ArithmeticError(f"training of {name} broke off: {why}")
         KEPT[plan] = one = Trained(trainer)
@@ -101,8 +101,9 @@ def begun(session: Session, case: Case, subject: str, *, bias: bool) -> Trained:
     plan = course(session, case, subject)
     plan = plan if bias else replace(plan, bias_speed=0.0)
     trainer = Trainer(plan, corpus.load(plan.corpus))
-    while trainer.done < case.shape["first"]:
-        trainer.step()
+    with one_thread():
+        while trainer.done < case.shape["first"]:
+            trainer.step()
     return Trained(trainer)
 
 
