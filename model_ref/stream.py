@@ -35,7 +35,7 @@ from v3bench.model_ref.stream_weights import EMBED, HEAD, NORM, Source, Weights
 AHEAD = 1 << 30  # bytes that are read ahead at most, and half a layer where that is less
 MOST = 8  # threads that hold the weights of an expert each
 FEW = 512  # tokens below which threads that share a product only wait for each other
-ROWS = {"cpu": 2048, "cuda": 16384}  # tokens that one product takes at a time
+ROWS = {"cpu": 512, "cuda": 16384}  # tokens that one product takes at a time
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.stream import Outcome, Pass
 from v3bench.model_ref.stream_weights import Source
 from v3bench.suite.meter import machine
+from v3bench.suite.meter.allocation import trim
 from v3bench.suite.meter.progress import QUIET, minutes
 from v3bench.suite.mtp.files import held_out
 from v3bench.suite.mtp.saved import Saved
@@ -86,6 +87,7 @@ def measure(
             progress, began, saving = Layers(name, len(source.steps), total - before, say), time.perf_counter(), 0.0
             while not one.finished:
                 one.step()
+                trim()  # the C library keeps what is freed, layer by layer, in pieces that nothing fits
                 progress(one.done, sum(map(source.bytes, source.steps[done : one.done])))
                 if not one.finished:
                     saving += saved.after(one, spent + time.perf_counter() - began - saving)
