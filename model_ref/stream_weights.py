@@ -157,7 +157,7 @@ class Weights:
         stored = self.source.files.stored[part.stored.name + "_scale_inv"]
         scale = held[part.scales].to(self.device, non_blocking=True, copy=True)
         self.finite(scale, stored)
-        return scale
+        return scale.float()
 
     def put(self, place: Tensor, part: Part, held: Held, scale: Tensor | None) -> None:
         """A part's values into their place."""
