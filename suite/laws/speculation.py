@@ -163,6 +163,22 @@ def moe_growth(config: Config, where: Deployment, drafts: int = 1, *, attention:
     return sum(more[name].nbytes for name in names) / sum(less[name].nbytes for name in names)
 
 
+def part_growth(config: Config, where: Deployment, names: Sequence[str], drafts: int = 1) -> float:
+    """Bytes that some parts need for 1 + ``drafts`` tokens of each request, over those for one token.
+
+    ``names`` are those of ``step`` and ``draft``, of one dense and one MoE layer, eh_proj and the head.
+    """
+
+    def nbytes(tokens: int) -> float:
+        found = layers(config, where, tokens, dense=1, moe=1) | {
+            "mtp_projection": matrix(2 * config.hidden_size, config.hidden_size, where.batch * tokens),
+            "head": head(config, where, tokens),
+        }
+        return sum(found[name].nbytes for name in names)
+
+    return nbytes(1 + drafts) / nbytes(1)
+
+
 def all_dense(config: Config) -> Config:
     """The model with every layer dense, MTP's too: in V3 a token activates as much, as 9 x 2048 = 18432."""
     return config.replace(first_k_dense_replace=config.num_hidden_layers)

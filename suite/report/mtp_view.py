@@ -9,6 +9,7 @@ from v3bench.suite.report import learning_chart, speculation_chart, waterfall_ch
 from v3bench.suite.report.acceptance_tables import balance_table, bits_table, forced_tables, generation_table
 from v3bench.suite.report.bundle import available
 from v3bench.suite.report.chart_style import Drawing
+from v3bench.suite.report.parts_table import parts_table
 from v3bench.suite.report.tables import Table
 from v3bench.suite.run_folder import Run
 
@@ -37,6 +38,7 @@ def mtp_parts(runs: Sequence[Run], note: str) -> list[dict[str, Any]]:
             learning_chart.learning_table(learnt, who),
             generation_table(run.measurements, who),
             *waterfall_chart.waterfall_tables(parts, who),
+            parts_table(run, who),
             balance_table(run.measurements, who),
         ]
         tables += [table for table in found if len(table.frame)]

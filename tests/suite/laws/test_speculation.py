@@ -22,7 +22,9 @@ from v3bench.suite.laws.speculation import (
     draft_cost,
     expected_tokens,
     experts_held,
+    layers,
     moe_growth,
+    part_growth,
     speed_up,
     step,
     step_ratio,
@@ -169,6 +171,18 @@ def test_needed_acceptance_gives_the_speed_up_asked_for():
     assert acceptance_needed(1.8, 1.0) == pytest.approx(0.8)
     assert acceptance_needed(1.8, 1.2) is None
     assert acceptance_needed(1.0, 0.5) == 0.0, "never below none"
+
+
+def test_a_part_s_growth_is_that_of_what_it_reads():
+    where = Deployment(batch=1)
+    assert part_growth(V3, where, ["routed_experts"]) == pytest.approx(15.75 / 8)
+    shared = Deployment(ep=144, batch=8)
+    assert part_growth(V3, shared, ["routed_experts"]) == pytest.approx(1.0, abs=1e-12)
+    for name in ("attention", "cache", "dense_ffn", "shared_experts", "head", "mtp_projection"):
+        assert part_growth(V3, where, [name], drafts=3) == 1
+    every = ["attention", "cache", "dense_ffn", "shared_experts", "routed_experts", "router"]
+    whole = [cost(layers(V3, where, tokens, dense=1, moe=1)) for tokens in (1, 2)]
+    assert part_growth(V3, where, every) == pytest.approx(whole[1] / whole[0])
 
 
 def test_a_deployment_without_gpus_is_refused():
