@@ -61,6 +61,7 @@ SMALL: list[Form] = [{"d": d, "v": d} for d in (16, 32)]
 ABSORBED: list[Form] = [
     {"C": 32, "R": 8, "H": 4}, {"C": 64, "R": 16, "H": 8}, {"C": 512, "R": 64, "H": 16}, {"C": 512, "R": 64, "H": 128}
 ]  # fmt: skip
+PROXY: list[Form] = [{"C": 128, "R": 64, "H": 2}]  # of a small model that is trained and decodes on a GPU
 OWN, SHARED = [{"H": 16, "J": 16}], [{"H": 32, "J": 8}]
 HEADS = [*each(MLA, OWN), *each([*SMALL, *DENSE], SHARED)]
 # A prompt; more tokens after others, in rows of several lengths; drafts to be verified; one token.
@@ -86,6 +87,7 @@ FORMS: Mapping[str, Sequence[Form]] = {
     "mla_decode": [
         *each(ABSORBED, BF16, STEPS, LENGTHS),
         *each(ABSORBED, TYPES[1:], NEXT, LENGTHS),
+        *each(PROXY, BF16, STEPS, LENGTHS),
     ],
     "paged_mla": [*each(ABSORBED, BF16, STEPS), *each(ABSORBED, TYPES[1:], NEXT)],
     "paged_mla_fp8": each(ABSORBED[2:], BF16, STEPS),

@@ -17,6 +17,7 @@ from v3bench.suite.mtp.ngram import NGram
 from v3bench.suite.mtp.part_source import agree
 from v3bench.suite.mtp.saved import begin
 from v3bench.suite.train import corpus
+from v3bench.suite.train.campaign import precision_of
 from v3bench.suite.train.threads import one_thread
 from v3bench.suite.trials.trial import Missing
 
@@ -41,7 +42,7 @@ def test_learning(record, case, series, device):
     def seen(subject, one):
         text = text_of(one, case.shape)
         found = scores(one.model, text.ids.flatten(0, 1), 1)
-        about = {"convention": named.after(one.steps, one.about), "precision": "float32"}
+        about = {"convention": named.after(one.steps, one.about), "precision": precision_of(one.plan)}
         for metric, values in {"acceptance_rate": found.accepted[:, 0], "bits_per_byte": found.bits}.items():
             samples = tuple(averaged(values, text))
             record.session.keep(record.blank(f"{subject}/{impl}", metric=metric, samples=samples, **about))
@@ -49,7 +50,7 @@ def test_learning(record, case, series, device):
     subject = series.split("/")[0]
     one = proxy.trained(record.session, case, subject, seen)
     seen(subject, one)
-    record(one.losses, convention=one.about, precision="float32")
+    record(one.losses, convention=one.about, precision=precision_of(one.plan))
 
 
 def test_acceptance(record, case, series, device):
@@ -101,7 +102,7 @@ def test_speculation(record, case, series, device):
     """Generation with drafts beside plain generation of the same prompts, in turns; and the steps it is made of."""
     shape, (subject, impl) = case.shape, series.split("/")
     one = proxy.trained(record.session, case, subject)
-    model, B, counts = one.rebuilt(dtype=DTYPES[impl]), shape["batch"], shape["drafts"]
+    model, B, counts = one.rebuilt(one.plan.ops(), DTYPES[impl]), shape["batch"], shape["drafts"]
     prompts = text_of(one, {"files": B, "per_file": 1, "window": shape["context"]}).ids[:, 0]
     starts = prompts[:, : shape["prompt"]].tolist()
     parted = {}

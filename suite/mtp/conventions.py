@@ -15,7 +15,8 @@ MODEL = "module"  # impl: the trained model itself, or its MTP module
 MOST_FREQUENT = "most-frequent"  # impl: always the most frequent token
 LOOK_UP = "n-gram look-up"  # impl: what followed the last n tokens before
 NGRAM = "order-5 n-gram"  # impl: a language model to compare bits per byte with
-SUBJECTS = ("proxy.mtp-v3", "proxy.mtp-dense")  # the architecture with its experts, and with every layer dense
+# The architecture with its experts, the same for a GPU, and with every layer dense.
+SUBJECTS = ("proxy.mtp-v3", "proxy.mtp-v3-300m", "proxy.mtp-dense")
 MLA, DENSE_FFN, SHARED, EXPERTS = "mla", "dense-ffn", "shared-expert", "routed-experts"  # impls: parts of a layer
 PROJECTION, HEAD = "eh-proj", "head"
 PARTS = (MLA, DENSE_FFN, SHARED, EXPERTS, PROJECTION, HEAD)

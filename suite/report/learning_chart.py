@@ -19,7 +19,7 @@ NOTE = (
     "module's first choice is the main head's. A model that has learned little repeats one token, which is drafted "
     "easily: acceptance says something only beside bits per byte. A proxy."
 )
-COLOURS = {subject: f"var(--c{colour})" for subject, colour in zip(conventions.SUBJECTS, (1, 4), strict=True)}
+COLOURS = {subject: f"var(--c{colour})" for subject, colour in zip(conventions.SUBJECTS, (1, 3, 4), strict=True)}
 
 
 def learning(records: Sequence[Measurement]) -> pd.DataFrame:

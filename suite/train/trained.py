@@ -1,6 +1,7 @@
 """A proxy as it is after some training, for measures that a model of random weights would not show.
 
-Trained once in a process and kept: several benchmarks read the same one. In float32, whatever is measured of it later.
+Trained once in a process and kept: several benchmarks read the same one. As its plan trains it, in float32 or in BF16
+by the operations of that recipe, whatever is measured of it later.
 """
 
 from __future__ import annotations

@@ -138,6 +138,77 @@ def test_floors_and_the_model_stand_on_the_same_tokens(session):
     assert {len(m.samples) for m in found} == {3}
 
 
+def test_a_course_in_bf16_is_measured_in_bf16(session):
+    """As on a GPU, where the recipe runs on kernels: its weights are BF16, and so is what is said of them."""
+    course = session.plan.cases["mtp-learning-smoke"]
+    shape = {**course.shape, "recipe": "bf16", "every": 4}
+    session.plan.cases[course.name] = dataclasses.replace(course, shape=shape)
+    found = run(session, course.name, f"{V3}/module", "test_learning")
+    assert {m.precision for m in found} == {"bfloat16"}
+    one = proxy.trained(session, session.plan.cases[course.name], V3)
+    assert {w.dtype for w in one.model.parameters()} == {torch.bfloat16}
+    assert one.rebuilt(one.plan.ops(), torch.bfloat16).ops.name == "torch-bf16"
+    found = run(session, "mtp-acceptance-smoke", f"{V3}/module", "test_acceptance", **SHORT)
+    assert all(m.samples for m in found)
+    run(session, "mtp-floor-smoke", f"{V3}/{named.NGRAM}", "test_floor", **SHORT)
+    assert len(run(session, "mtp-balance-smoke", f"{V3}/module", "test_balance", first=2, **SHORT)) == 6
+    found = run(session, "mtp-speed-smoke", f"{V3}/bfloat16", "test_speculation", new=6, prompt=4, context=12)
+    assert {m.precision for m in found} == {"bfloat16"}
+
+
+def test_a_course_says_how_often_it_is_saved(session, monkeypatch):
+    course = session.plan.cases["mtp-learning-smoke"]
+    session.plan.cases[course.name] = dataclasses.replace(course, shape={**course.shape, "every": 3})
+    steps = []
+    write = proxy.checkpoint.write
+    monkeypatch.setattr(
+        proxy.checkpoint, "write", lambda trainer, path: (steps.append(trainer.done), write(trainer, path))
+    )
+    proxy.trained(session, session.plan.cases[course.name], V3)
+    assert steps == [3, 4]
+
+
+def test_parts_of_a_step(session, monkeypatch):
+    """Of a preset as small as can be, which is no slice of anything."""
+    case = session.plan.cases["mtp-parts-standard"]
+    small = dataclasses.replace(case, subjects=("deepseek-v3-tiny",))
+    session.plan.cases[case.name] = small
+    shape = {"batches": [1, 3], "context": 8, "ep": 4, "ways": 1}
+    monkeypatch.setattr(bench_mtp.parts.Source, "real", lambda self, module, most=None: [self.filled(module)])
+    for impl in case.impls:
+        found = run(session, case.name, f"deepseek-v3-tiny/{impl}", "test_parts", **shape)
+        by = {(m.metric, m.convention): m for m in found}
+        share = named.ep_share(4) if impl == named.EXPERTS else ""
+        assert set(by) == {
+            (metric, convention)
+            for B in (1, 3)
+            for metric, convention in (
+                ("step_cost", named.two_over_one(B, 8, share)), ("byte_rate", named.step_of(1, B, 8, share)),
+                ("byte_rate", named.step_of(2, B, 8, share)),
+            )
+        }  # fmt: skip
+        (ratio,) = by["step_cost", named.two_over_one(3, 8, share)].samples
+        one, two = (by["byte_rate", named.step_of(n, 3, 8, share)] for n in (1, 2))
+        assert ratio == pytest.approx(one.samples[0] / two.samples[0])
+        assert (one.clock, one.precision) == ("host", "float32")
+
+
+def test_a_part_that_disagrees_is_not_timed(session, monkeypatch):
+    case = session.plan.cases["mtp-parts-standard"]
+    monkeypatch.setattr(bench_mtp.parts.Source, "real", lambda self, module, most=None: [self.filled(module)])
+    monkeypatch.setattr(bench_mtp, "agree", lambda step: pytest.fail("two are not two ones"))
+    monkeypatch.setattr(bench_mtp.part_times, "taken", lambda *given: pytest.fail("timed"))
+    with pytest.raises(pytest.fail.Exception, match="two are not two ones"):
+        run(session, case.name, f"deepseek-v3-tiny/{named.SHARED}", "test_parts", batches=[1], context=8)
+
+
+def test_a_part_without_room_is_skipped(session, monkeypatch):
+    case = session.plan.cases["mtp-parts-standard"]
+    monkeypatch.setattr("v3bench.suite.mtp.part_source.free_memory", lambda device: 0)
+    with pytest.raises(pytest.skip.Exception, match="of cpu memory"):
+        run(session, case.name, f"deepseek-v3-tiny/{named.SHARED}", "test_parts", batches=[1], context=8)
+
+
 def test_loads_with_and_without_the_bias(session):
     found = run(session, "mtp-balance-smoke", f"{V3}/module", "test_balance", first=2, **SHORT)
     layers = [(one.bias, one.layer) for one in (named.parse_balance(m.convention) for m in found)]

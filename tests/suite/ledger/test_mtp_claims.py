@@ -64,6 +64,8 @@ def test_only_the_first_draft_of_the_module_on_all_text_stands_beside():
         found("acceptance_rate", FORCED, 0.1, impl=said.MOST_FREQUENT),
         found("speed_up", said.batched(said.BOUND, 1), 1.9),
         found("speed_up", said.batched(said.FROM_PARTS, 1), 1.9),
+        # A step's cost is no speed-up: beside 1.8 it would be read as one.
+        found("step_cost", said.two_over_one(1, 4096), 1.8, subject="deepseek-v3", scale="slice", impl=said.MLA),
     ]
     for name in (*ACCEPTANCE, *SPEED):
         assert not [row for row in judged(name, *others).evidence if row.basis == "measured"]

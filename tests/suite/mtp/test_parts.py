@@ -12,14 +12,18 @@ from v3bench.model_ref.errors import BadInput
 from v3bench.suite import models
 from v3bench.suite.laws import speculation
 from v3bench.suite.laws.speculation import Deployment
+from v3bench.suite.meter import graph
+from v3bench.suite.meter.clock import Steady
 from v3bench.suite.meter.competition import Instruments
-from v3bench.suite.meter.measure import Effort
+from v3bench.suite.meter.measure import DEVICE_EFFORTS, Effort
 from v3bench.suite.meter.scale import of_weights
 from v3bench.suite.mtp import conventions as named
 from v3bench.suite.mtp import part_source, part_times, parts
 from v3bench.suite.mtp.part_source import BOTH, EACH, Step, agree
 from v3bench.suite.trials.trial import Missing
 
+from ..meter.conftest import FakeCuda
+from ..there import there
 from .small import RAW
 
 V3 = models.load("deepseek-v3")[1]
@@ -164,6 +168,20 @@ def test_on_a_gpu_both_steps_are_captured_over_all_copies_and_timed_in_turns():
     assert part_times.rate(step, taken, 2) == pytest.approx((8e6,) * 2)
 
 
+def test_a_session_on_a_gpu_times_what_its_graphs_take(monkeypatch):
+    """Through real captures and clocks, on a stand-in for torch.cuda whose launches take what they are told."""
+    device = FakeCuda()
+    device.patch(monkeypatch)
+    tools = Instruments(graph.capture, Steady, Steady, torch.cuda.synchronize, None)
+    plan = SimpleNamespace(device="cuda", profile="full")
+    record = SimpleNamespace(session=SimpleNamespace(plan=plan, instruments=tools), effort=None)
+    step = Step(lambda copy, tokens: device.launch(30e-6 + 10e-6 * copy + 2e-6 * len(tokens)), 2, 0, (1.0, 1.0))
+    taken = part_times.taken(step, record, 0)
+    assert len(taken[1]) == len(taken[2]) == DEVICE_EFFORTS["full"].rounds
+    assert (taken[1][0], taken[2][0]) == pytest.approx((37e-6, 39e-6)), "the mean over both copies"
+    assert device.log.count("reset") >= 2, "their memory is given back"
+
+
 def test_a_step_that_cannot_be_captured_says_why():
     def capture(calls):
         raise RuntimeError("waits for the device")
@@ -171,3 +189,39 @@ def test_a_step_that_cannot_be_captured_says_why():
     tools = Instruments(capture, lambda: None, lambda: None, lambda: None, None)
     with pytest.raises(AssertionError, match="one token: RuntimeError: waits for the device"):
         part_times.on_gpu(Step(lambda copy, tokens: None, 1, 0, (1.0, 1.0)), Effort(1, 0, 1.0), tools)
+
+
+THERE = """
+from unittest.mock import patch
+from v3bench.suite import models
+from v3bench.suite.mtp import conventions as named
+from v3bench.suite.mtp import part_source, parts
+
+config, found = models.load("deepseek-v3")[1], {}
+room = patch.object(part_source, "free_memory", lambda device: 10**11)
+cache = patch.object(part_source.graph, "l2_bytes", lambda: 50 << 20)
+with standin.present(), standin.compiling(lambda key: False) as asked, torch.no_grad(), room, cache:
+    for name, ep in [*((name, 144) for name in named.PARTS), (named.EXPERTS, 1)]:
+        part = parts.build(name, config, "cuda", ep=ep)
+        before, outputs = len(asked), []
+        for B in (1, 128):
+            step = part.at(B, 4096)
+            outputs += [step.calls(tokens)[-1]() for tokens in (1, 2)]
+        assert all(out.is_cuda and out.dtype == torch.bfloat16 for out in outputs)
+        names = sorted({one.name for one in asked[before:]})
+        found[f"{name} {ep}"] = [len(part.copies), step.copies, [out.shape[:-1].numel() for out in outputs], names]
+print(json.dumps(found))
+"""
+
+
+def test_every_part_runs_at_deepseek_v3_s_sizes_on_a_gpu_s_launchers():
+    """On a GPU that is not there: kernels take these sizes, all lies on one device, and nothing waits for it."""
+    pytest.importorskip("triton")
+    found = there(THERE)
+    rows = {key: value[2] for key, value in found.items()}
+    assert rows == {f"{name} 144": [1, 2, 128, 256] for name in named.PARTS if name != named.EXPERTS} | {
+        "routed-experts 144": [8, 16, 1024, 2048], "routed-experts 1": [1, 2, 128, 256],
+    }  # fmt: skip
+    assert {key: value[0] for key, value in found.items() if value[0] != 1} == {"shared-expert 144": 2}
+    assert found["routed-experts 1"][1] == parts.DRAWN
+    assert {"kernel_few", "kernel_many"} & set(found["mla 144"][3]), "attention on this project's own kernels"

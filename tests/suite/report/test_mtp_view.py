@@ -18,9 +18,9 @@ from v3bench.suite.report.bundle import available
 from v3bench.suite.report.context import page_context
 from v3bench.suite.report.display import MISSING
 
-V3, DENSE = said.SUBJECTS
+V3, LARGE, DENSE = said.SUBJECTS
 ABOUT = "trained on 409600 tokens; corpus abc"
-BENCHES = ("acceptance", "floor", "learning", "balance", "speculation")
+BENCHES = ("acceptance", "floor", "learning", "balance", "speculation", "parts")
 draws = pytest.mark.skipif(not available(), reason="charts need altair")
 
 
@@ -225,6 +225,31 @@ def test_the_charts_hold_the_tables_numbers(spoken, mtp, run_of):
             "1 + acceptance: 1.85", "published: 1.8", "plain decoding",
         }  # fmt: skip
     assert '"url"' not in json.dumps(drawings["mtp-model-bytes"].spec, allow_nan=False)
+
+
+def test_full_size_parts_stand_beside_the_byte_model(mtp, run_of):
+    def part(impl, *samples, metric="step_cost", convention=None, **fields):
+        about = convention or said.two_over_one(1, 4096, *([said.ep_share(1)] if impl == said.EXPERTS else []))
+        given = {"subject": "deepseek-v3", "impl": impl, "scale": "slice", "precision": "bfloat16", **fields}
+        return mtp("parts", metric, about, *samples, **given)
+
+    run = run_of(
+        part(said.EXPERTS, 2.1, 2.0, 2.2),
+        part(said.EXPERTS, 2e12, metric="byte_rate", convention=said.step_of(2, 1, 4096, said.ep_share(1))),
+        part(said.EXPERTS, 1e12, metric="byte_rate", convention=said.step_of(1, 1, 4096, said.ep_share(1))),
+        part(said.EXPERTS, 1.02, convention=said.two_over_one(32, 4096, said.ep_share(144))),
+        part(said.MLA, *[1.1] * 5, 1.2),
+        part(said.HEAD, 1.5, convention=said.two_over_one(1, 4096, said.split(4))),
+        device="cuda", gpus=[{"name": "NVIDIA H200"}],
+    )  # fmt: skip
+    attention, one_gpu, shared, head = rows(tables(run)["Two tokens over one, full-size parts"])
+    assert (attention["Part"], attention["Two tokens over one"]) == ("attention and its cache", "1.10")
+    assert (attention["95 %"], attention["By bytes"]) == ("1.10 to 1.20", "1.00")
+    assert (one_gpu["Experts"], one_gpu["Two tokens over one"], one_gpu["By bytes"]) == ("EP1", "2.10", "1.97")
+    assert one_gpu["95 %"] == MISSING, "of three samples there is none"
+    assert (one_gpu["Rate, GB/s"], one_gpu["Of reading, %"]) == ("2,000", "42")  # of 4.8 TB/s
+    assert (shared["Experts"], shared["Requests a GPU"], shared["By bytes"]) == ("EP144", "32", "1.00")
+    assert (head["Part"], head["Rate, GB/s"]) == ("head", MISSING)
 
 
 @draws
