@@ -1,6 +1,6 @@
 """How fast a model generates with drafts and without, and what the time of a step is made of. Greedy, in turns.
 
-Seconds count from a run's first new token: the prompt is read alike in all of them.
+Seconds count from a text's first new token on: reading the prompt, the MTP module's own reading too, is left out.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ from v3bench.suite.meter.measure import Effort, interleaved, turn
 from v3bench.suite.mtp import conventions as named
 from v3bench.suite.mtp.repetition import distinct
 
+Prompts = Sequence[Sequence[int]]  # those that are decoded together
 PLAIN = 0  # drafts a step
 CALLS = 4  # of a step in one sample of its time: a step of a small model takes a millisecond
 
 
 @dataclass
 class Race:
-    """Rounds of whole generations: seconds after the first token by number of drafts, and what each number gave."""
+    """Rounds of whole generations, ``groups`` of ``batch`` rows one after another, ``new`` tokens a row.
+
+    By number of drafts: seconds of each round, and what it gave.
+    """
 
     batch: int
+    groups: int
     new: int
     seconds: dict[int, list[float]] = field(default_factory=dict)
     rows: dict[int, list[Generated]] = field(default_factory=dict)
 
     def rates(self, drafts: int) -> tuple[float, ...]:
         """Tokens per second of one row, the first token left out, a round each."""
-        return tuple((self.new - 1) / seconds for seconds in self.seconds[drafts])
+        return tuple((self.new - 1) * self.groups / seconds for seconds in self.seconds[drafts])
 
     def speed_up(self, drafts: int) -> tuple[float, ...]:
         """Plain seconds over those with drafts, a round each: both were taken side by side."""
@@ -56,23 +61,19 @@ class Race:
 COUNTS = ("proposed", "accepted")
 
 
-def race(
-    model: Model, prompts: Sequence[Sequence[int]], new: int, drafts: Sequence[int], rounds: int, device: str
-) -> Race:
+def race(model: Model, groups: Sequence[Prompts], new: int, drafts: Sequence[int], rounds: int, device: str) -> Race:
     """Whole generations, plain and with each number of drafts, in turns: A-B, then B-A; one round before is dropped."""
-    found = Race(len(prompts), new)
+    found = Race(len(groups[0]), len(groups), new)
     for number in range(-1, rounds):
         for count in turn([PLAIN, *drafts], number):
-            seconds, rows = decoded(model, prompts, new, count, device)
-            found.rows[count] = rows
+            seconds, rows = zip(*(decoded(model, prompts, new, count, device) for prompts in groups), strict=True)
+            found.rows[count] = [row for own in rows for row in own]
             if number >= 0:
-                found.seconds.setdefault(count, []).append(seconds)
+                found.seconds.setdefault(count, []).append(sum(seconds))
     return found
 
 
-def decoded(
-    model: Model, prompts: Sequence[Sequence[int]], new: int, drafts: int, device: str
-) -> tuple[float, list[Generated]]:
+def decoded(model: Model, prompts: Prompts, new: int, drafts: int, device: str) -> tuple[float, list[Generated]]:
     """Seconds from the first new token to the last, and what was generated."""
     started: list[float] = []
 
@@ -87,12 +88,12 @@ def decoded(
     return finished(device) - started[0], rows
 
 
-def agree(model: Model, prompts: Sequence[Sequence[int]], new: int, drafts: int) -> list[Difference]:
+def agree(model: Model, groups: Sequence[Prompts], new: int, drafts: int) -> list[Difference]:
     """Where drafts change a row's text: nowhere in float32; in BF16 only where rounding explains it.
 
     Raises AssertionError otherwise.
     """
-    found = compared(model, prompts, new, drafts=drafts).differences
+    found = [one for prompts in groups for one in compared(model, prompts, new, drafts=drafts).differences]
     exact = model.embed.weight.dtype == torch.float32
     if wrong := [one for one in found if exact or not one.explained]:
         raise AssertionError(f"{drafts} drafts give other tokens than plain decoding: {wrong[0]}")

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from v3bench.model_ref import load_pretrained
+from v3bench.model_ref.errors import BadInput
 from v3bench.suite.bench import bench_mtp
 from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.data import table
@@ -228,3 +229,8 @@ def test_generation_in_turns(session):
     plain, drafted = (by["tokens_per_second", c] for c in ("plain; batch 2", "mtp; 1 drafts; batch 2"))
     ratios = [b / a for a, b in zip(plain, drafted, strict=True)]
     assert by["speed_up", "measured; batch 2"] == pytest.approx(ratios)
+
+
+def test_more_prompts_than_files_are_refused(session):
+    with pytest.raises(BadInput, match=r"held-out files of more than 12 tokens; expected at least 99, one a prompt"):
+        run(session, "mtp-speed-smoke", f"{V3}/float32", "test_speculation", prompts=99, context=12)

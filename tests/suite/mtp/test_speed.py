@@ -23,35 +23,38 @@ def test_rounds_are_taken_in_turns_and_the_first_is_dropped(monkeypatch):
         return 1.0 + len(order), [Generated([0] * new, new - 1, (new - 1,) * drafts, (0,) * drafts)]
 
     monkeypatch.setattr(speed, "decoded", decoded)
-    found = speed.race(None, PROMPTS, 5, [1, 2], 2, "cpu")
+    found = speed.race(None, [PROMPTS], 5, [1, 2], 2, "cpu")
     assert order == [2, 1, 0, 0, 1, 2, 2, 1, 0]
     assert found.seconds == {0: [5.0, 10.0], 1: [6.0, 9.0], 2: [7.0, 8.0]}
     assert found.speed_up(1) == (5 / 6, 10 / 9)
     assert found.rates(2) == (4 / 7, 4 / 8)
+    twice = speed.race(None, [PROMPTS, PROMPTS], 5, [1], 1, "cpu")
+    assert twice.rates(1) == (4 * 2 / sum(twice.seconds[1]),)
+    assert len(twice.rows[1]) == 2
 
 
 def test_what_was_accepted():
     rows = [Generated(list(range(9)), 4, (4, 4), (3, 1)), Generated(list(range(9)), 6, (6, 6), (2, 0))]
-    found = speed.Race(2, 9, rows={2: rows})
+    found = speed.Race(2, 1, 9, rows={2: rows})
     assert found.accepted(2) == [0.5, 0.1]
     assert found.tokens_per_step(2) == 16 / 10
 
 
 def test_drafts_that_change_a_token_fail(monkeypatch):
     model = model_of(1).float()
-    assert speed.agree(model, PROMPTS, 6, 3) == []
+    assert speed.agree(model, [PROMPTS], 6, 3) == []
     tie, wrong = (Difference(1, 3, 5, 6, 0.1, distance, 0.2, 0.25) for distance in (0.1, 0.3))
     monkeypatch.setattr(speed, "compared", lambda *args, drafts: SimpleNamespace(differences=found))
     found = [tie]
     with pytest.raises(AssertionError, match="2 drafts give other tokens than plain decoding"):
-        speed.agree(model, PROMPTS, 6, 2)
-    assert speed.agree(model.bfloat16(), PROMPTS, 6, 2) == [tie]
+        speed.agree(model, [PROMPTS], 6, 2)
+    assert speed.agree(model.bfloat16(), [PROMPTS], 6, 2) == [tie]
     told = "row 1 parts from plain decoding at new token 3: 6 in place of 5, whose logits are 0.1 apart, bound 0.2"
     assert tie.told == told
     assert wrong.told.endswith("0.3 apart, bound 0.2, beyond it; the same text read anew moves them 0.25")
     found = [tie, wrong]
     with pytest.raises(AssertionError, match=r"distance=0\.3"):
-        speed.agree(model.bfloat16(), PROMPTS, 6, 2)
+        speed.agree(model.bfloat16(), [PROMPTS], 6, 2)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
