@@ -115,14 +115,14 @@ def test_speculation(record, case, series, device):
     model, B, counts = one.rebuilt(one.plan.ops(), DTYPES[impl]), shape["batch"], shape["drafts"]
     text = prompts_of(one, shape)
     starts = [group.tolist() for group in text[:, : shape["prompt"]].split(B)]
-    parted = {}
+    told = {}
     with one_thread():  # two would wait for each other at every small product
-        record.gate(lambda: parted.update({D: speed.agree(model, starts, shape["new"], D) for D in counts}))
         found = speed.race(model, starts, shape["new"], counts, shape["rounds"], device)
+        record.gate(lambda: told.update({D: speed.parted(model, starts, found, D) for D in counts}))
         costs = speed.steps(model, text[:B].to(device), 1, shape["steps"], device)
     for D in counts:
-        record([len(parted[D]) / len(text)], metric="parted_rows", convention=named.drafting(D, B), precision=impl)
-        for row in parted[D]:
+        record([len(told[D]) / len(text)], metric="parted_rows", convention=named.drafting(D, B), precision=impl)
+        for row in told[D]:
             record.session.plan.say(f"    {impl}, {D} drafts: {row.told}")
     for metric, convention, samples in speed.figures(found, costs):
         clock = "host" if metric == "tokens_per_second" else "none"

@@ -38,6 +38,7 @@ def course(session: Session, case: Case, subject: str) -> Plan:
     shape = session.plan.cases[case.shape["course"]].shape if "course" in case.shape else case.shape
     proxy = proxies.read(proxies.tried(subject))
     options = {key: shape[key] for key in OPTIONS & shape.keys()}
+    options["steps"] = shape.get("steps_of", {}).get(subject, shape["steps"])
     if session.plan.corpus is not None:
         options["corpus"] = session.plan.corpus
     return Plan(

@@ -27,23 +27,23 @@ CALLS = 4  # of a step in one sample of its time: a step of a small model takes 
 
 @dataclass
 class Race:
-    """Rounds of whole generations, ``groups`` of ``batch`` rows one after another, ``new`` tokens a row.
+    """Groups of ``batch`` prompts, continued by ``new`` tokens one group after another, some rounds.
 
-    By number of drafts: seconds of each round, and what it gave.
+    By number of drafts: the seconds of each generation, and the rows of all groups. Entries at the same place of two
+    lists of seconds are of one group and were taken side by side.
     """
 
     batch: int
-    groups: int
     new: int
     seconds: dict[int, list[float]] = field(default_factory=dict)
     rows: dict[int, list[Generated]] = field(default_factory=dict)
 
     def rates(self, drafts: int) -> tuple[float, ...]:
-        """Tokens per second of one row, the first token left out, a round each."""
-        return tuple((self.new - 1) * self.groups / seconds for seconds in self.seconds[drafts])
+        """Tokens per second of one row, the first token left out."""
+        return tuple((self.new - 1) / seconds for seconds in self.seconds[drafts])
 
     def speed_up(self, drafts: int) -> tuple[float, ...]:
-        """Plain seconds over those with drafts, a round each: both were taken side by side."""
+        """Plain seconds over those with drafts."""
         pairs = zip(self.seconds[PLAIN], self.seconds[drafts], strict=True)
         return tuple(plain / other for plain, other in pairs)
 
@@ -62,14 +62,17 @@ COUNTS = ("proposed", "accepted")
 
 
 def race(model: Model, groups: Sequence[Prompts], new: int, drafts: Sequence[int], rounds: int, device: str) -> Race:
-    """Whole generations, plain and with each number of drafts, in turns: A-B, then B-A; one round before is dropped."""
-    found = Race(len(groups[0]), len(groups), new)
-    for number in range(-1, rounds):
-        for count in turn([PLAIN, *drafts], number):
-            seconds, rows = zip(*(decoded(model, prompts, new, count, device) for prompts in groups), strict=True)
-            found.rows[count] = [row for own in rows for row in own]
-            if number >= 0:
-                found.seconds.setdefault(count, []).append(sum(seconds))
+    """Whole generations, plain and with each number of drafts, in turns: A-B, then B-A; the first group also before."""
+    found = Race(len(groups[0]), new)
+    for count in (PLAIN, *drafts):
+        decoded(model, groups[0], new, count, device)
+    for number in range(rounds):
+        for place, prompts in enumerate(groups):
+            for count in turn([PLAIN, *drafts], number + place):
+                seconds, rows = decoded(model, prompts, new, count, device)
+                found.seconds.setdefault(count, []).append(seconds)
+                if not number:
+                    found.rows.setdefault(count, []).extend(rows)
     return found
 
 
@@ -88,16 +91,22 @@ def decoded(model: Model, prompts: Prompts, new: int, drafts: int, device: str) 
     return finished(device) - started[0], rows
 
 
-def agree(model: Model, groups: Sequence[Prompts], new: int, drafts: int) -> list[Difference]:
-    """Where drafts change a row's text: nowhere in float32; in BF16 only where rounding explains it.
+def parted(model: Model, groups: Sequence[Prompts], found: Race, drafts: int) -> list[Difference]:
+    """Where drafts changed a row's text: nowhere in float32; in BF16 only where rounding explains it.
 
     Raises AssertionError otherwise.
     """
-    found = [one for prompts in groups for one in compared(model, prompts, new, drafts=drafts).differences]
+    differing: list[Difference] = []
+    rows = list(zip(found.rows[PLAIN], found.rows[drafts], strict=True))
+    for n, prompts in enumerate(groups):
+        first = n * found.batch
+        if any(plain.tokens != fast.tokens for plain, fast in rows[first : first + len(prompts)]):
+            again = compared(model, prompts, found.new, drafts=drafts).differences
+            differing += [one._replace(row=first + one.row) for one in again]
     exact = model.embed.weight.dtype == torch.float32
-    if wrong := [one for one in found if exact or not one.explained]:
+    if wrong := [one for one in differing if exact or not one.explained]:
         raise AssertionError(f"{drafts} drafts give other tokens than plain decoding: {wrong[0]}")
-    return found
+    return differing
 
 
 def finished(device: str) -> float:
