@@ -5,7 +5,7 @@
     dequantize_into   the same into float32 memory that is there
     product           x W' of such a weight W on a CPU
 
-On a CPU codes become numbers by their bits: torch's own conversion takes ten times as long.
+On a CPU codes become numbers by their bits: torch's own conversion takes several times as long.
 
 One float32 scale per block of 128 x 128 codes; the last blocks of a side may be ragged.
 """

@@ -87,7 +87,7 @@ def run(
             launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             resume=resume,
             checkpoint=str(checkpoint) if checkpoint else None,
-            corpus=str(corpus) if corpus else None,
+            corpus=str(Path(corpus).resolve()) if corpus else None,
             say=say,
         )
         segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}

@@ -1,11 +1,13 @@
 """Multi-token prediction on small models trained here: what their drafts are worth, and what they save."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from v3bench.model_ref.config import Config
 from v3bench.model_ref.errors import BadInput
+from v3bench.model_ref.model import Model
 from v3bench.suite import models
 from v3bench.suite.meter.clock import name_for
 from v3bench.suite.meter.scale import granted, of_weights, published
@@ -25,18 +27,28 @@ from v3bench.suite.trials.trial import Missing
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def drafting(model):
+    """A model that has MTP modules: what proxies of this area are."""
+    assert isinstance(model, Model)
+    return model
+
+
 def text_of(one, shape):
     """Equal windows of the held-out files of what a proxy was trained on."""
     return windows(one.corpus, shape["per_file"], shape["window"], shape["files"])
 
 
 def prompts_of(one, shape):
-    """The beginnings of so many held-out files, ids (prompts, context + 1)."""
-    ids = text_of(one, {"files": shape["prompts"], "per_file": 1, "window": shape["context"]}).ids[:, 0]
-    if len(ids) < shape["prompts"]:
-        what = f"{len(ids)} held-out files of more than {shape['context']} tokens"
-        raise BadInput(what, where=f"corpus {one.corpus.name}", right=f"at least {shape['prompts']}, one a prompt")
-    return ids
+    """The beginnings of so many held-out files, or more of each, ids (prompts, context + 1). Raises BadInput."""
+    most = 0
+    for per_file in range(1, shape["prompts"] + 1):  # of few files, several beginnings of each
+        with suppress(BadInput):  # too short for so many
+            ids = text_of(one, {"files": shape["prompts"], "per_file": per_file, "window": shape["context"]}).ids
+            most = max(most, len(ids) * per_file)
+        if most >= shape["prompts"]:
+            return ids.transpose(0, 1).flatten(0, 1)[: shape["prompts"]]
+    what = f"{most} prompts of {shape['context']} tokens in held-out files"
+    raise BadInput(what, where=f"corpus {one.corpus.name}", right=f"text for {shape['prompts']}")
 
 
 def averaged(values, text, kind=named.ALL_TEXT):
@@ -51,7 +63,7 @@ def test_learning(record, case, series, device):
 
     def seen(subject, one):
         text = text_of(one, case.shape)
-        found = scores(one.model, text.ids.flatten(0, 1), 1)
+        found = scores(drafting(one.model), text.ids.flatten(0, 1), 1)
         about = {"convention": named.after(one.steps, one.about), "precision": precision_of(one.plan)}
         for metric, values in {"acceptance_rate": found.accepted[:, 0], "bits_per_byte": found.bits}.items():
             samples = tuple(averaged(values, text))
@@ -68,7 +80,7 @@ def test_acceptance(record, case, series, device):
     shape, subject = case.shape, series.split("/")[0]
     one = proxy.trained(record.session, case, subject)
     text = text_of(one, shape)
-    found = scores(one.model, text.ids.flatten(0, 1), shape["drafts"], shape["temperatures"])
+    found = scores(drafting(one.model), text.ids.flatten(0, 1), shape["drafts"], shape["temperatures"])
     record(averaged(found.bits, text), metric="bits_per_byte", convention=named.held_out(one.about))
     for d in range(shape["drafts"]):
         for kind in text.kinds:
@@ -88,14 +100,14 @@ def test_floor(record, case, series, device):
     text = text_of(one, shape)
     ids, skipped = text.ids.flatten(0, 1), shape["drafts"] + 1
     if impl == named.NGRAM:
-        model = NGram.of(one.read(), vocab=one.model.config.vocab_size)
-        drafted = model.likeliest(ids)
-        bits = averaged(model.bits(ids)[:, skipped:], text)
+        grams = NGram.of(one.read(), vocab=one.model.config.vocab_size)
+        drafted = grams.likeliest(ids)
+        bits = averaged(grams.bits(ids)[:, skipped:], text)
         record(bits, metric="bits_per_byte", convention=named.held_out(one.about))
     else:
         most = drafters.most_frequent(one.read())
         drafted = torch.full_like(ids, most) if impl == named.MOST_FREQUENT else drafters.look_up(ids, most)
-    accepted = drafted[:, skipped:] == scores(one.model, ids, 1).said[:, skipped - 2 :]
+    accepted = drafted[:, skipped:] == scores(drafting(one.model), ids, 1).said[:, skipped - 2 :]
     record(averaged(accepted, text), convention=named.teacher_forced(1, one.about))
 
 
@@ -103,7 +115,7 @@ def test_balance(record, case, series, device):
     """How unevenly experts are loaded after the first steps of a course, with the balancing bias and without."""
     for bias in (True, False):
         one = proxy.begun(record.session, case, series.split("/")[0], bias=bias)
-        loads = loads_of(one.model, text_of(one, case.shape).ids.flatten(0, 1))
+        loads = loads_of(drafting(one.model), text_of(one, case.shape).ids.flatten(0, 1))
         for layer, violation in zip(proxy.moe_layers(one.model.config), max_violation(loads).tolist(), strict=True):
             record([violation], convention=named.balance(layer, one.about, bias=bias))
 
@@ -112,7 +124,7 @@ def test_speculation(record, case, series, device):
     """Generation with drafts beside plain generation of the same prompts, in turns; and the steps it is made of."""
     shape, (subject, impl) = case.shape, series.split("/")
     one = proxy.trained(record.session, case, subject)
-    model, B, counts = one.rebuilt(one.plan.ops(), DTYPES[impl]), shape["batch"], shape["drafts"]
+    model, B, counts = drafting(one.rebuilt(one.plan.ops(), DTYPES[impl])), shape["batch"], shape["drafts"]
     text = prompts_of(one, shape)
     starts = [group.tolist() for group in text[:, : shape["prompt"]].split(B)]
     told = {}
@@ -122,6 +134,9 @@ def test_speculation(record, case, series, device):
         costs = speed.steps(model, text[:B].to(device), 1, shape["steps"], device)
     for D in counts:
         record([len(told[D]) / len(text)], metric="parted_rows", convention=named.drafting(D, B), precision=impl)
+        if told[D]:
+            apart = [row.distance / row.bound for row in told[D]]
+            record(apart, metric="parted_by", convention=named.drafting(D, B), precision=impl)
         for row in told[D]:
             record.session.plan.say(f"    {impl}, {D} drafts: {row.told}")
     for metric, convention, samples in speed.figures(found, costs):
@@ -133,8 +148,10 @@ def test_parts(record, case, series, device):
     """A part of a released model's decode step at its own sizes: two tokens of each request over one, in turns."""
     shape, (name, impl) = case.shape, series.split("/")
     shares = {named.EXPERTS: named.ep_share(shape["ep"]), named.HEAD: named.split(shape["ways"])}
+    config = models.load(name)[1]
+    assert isinstance(config, Config)
     try:
-        part = parts.build(impl, models.load(name)[1], device, ep=shape["ep"], ways=shape["ways"])
+        part = parts.build(impl, config, device, ep=shape["ep"], ways=shape["ways"])
     except Missing as missing:
         pytest.skip(str(missing))
     told = {"scale": of_weights(name, part.shapes), "precision": "float32" if device == "cpu" else "bfloat16"}
@@ -159,14 +176,14 @@ def test_released(record, case, series, device, checkpoint):
     work = begin(plan.folder.path, plan.resume) if plan.folder else None
     options = {"count": shape["windows"], "length": shape["length"], "device": device, "work": work, "say": plan.say}
     found = streamed.of_checkpoint(checkpoint, config, text, **options)
-    about = f"{len(found.loss)} windows of {shape['length']} tokens; corpus {text.sha256[:12]}; {name}"
+    about = f"{len(found.loss)} files in windows of {shape['length']} tokens; corpus {text.sha256[:12]}; {name}"
     told = {"scale": granted(config), "precision": "float32" if device == "cpu" else "bfloat16"}
     record(found.bits_per_byte, convention=named.held_out(about), **told)
     record(found.loss, metric="text_loss", convention=named.held_out(about), **told)
     record([found.rate], metric="read_rate", convention=about, **told)
-    # Claims are about the released model by name: what has its config, key by key, is recorded as that model.
+    # Claims are about the released model by name: what has its config and is called so is recorded as that model.
     for d, (accepted, accurate) in enumerate(zip(found.accepted, found.accurate, strict=True), 1):
-        whose = f"{published(config) or series.split('/')[0]}/{named.MODEL}"
+        whose = f"{published(config, name) or series.split('/')[0]}/{named.MODEL}"
         rows = {"acceptance_rate": (accepted, named.teacher_forced(d, about))}
         rows["draft_accuracy"] = (accurate, named.accuracy(d, about))
         for metric, (samples, convention) in rows.items():
@@ -185,7 +202,8 @@ def test_streaming(record, case, series, device):
     with streaming.folder(raw, beside, plan.say) as path:
         if not streaming.cold(path):
             pytest.skip("the page cache of this file system cannot be emptied")
-        found = [streaming.one_round(path, windows, length, device=device) for _ in range(shape["rounds"])]
+        turns = (bool(n % 2) for n in range(shape["rounds"]))
+        found = [streaming.one_round(path, windows, length, last=last, device=device) for last in turns]
         law = [streaming.predicted(path, windows, length, one.plain).seconds for one in found]
     record([one.share for one in found])
     record([one.plain for one in found], metric="read_rate", convention="plain sequential read, cold")

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from v3bench.suite.ledger import claims as ledger
+from v3bench.suite.ledger import metrics
 from v3bench.suite.ledger.claims import Claim, Evidence, Selector
 from v3bench.suite.ledger.derivations import load
 from v3bench.suite.ledger.units import from_si, to_si
 from v3bench.suite.ledger.workings import Worked, work_out
 from v3bench.suite.meter.measurement import Measurement
+from v3bench.suite.mtp.interval import over_files
+from v3bench.suite.train.gap import FEWEST
 
 Index = Mapping[tuple[str, str], Sequence[Measurement]]
 
@@ -42,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """One group of samples that belong together: median and quartiles in SI."""
+    """One group of samples that belong together, in SI: median and quartiles; of a share, mean and 95 % interval."""
 
     median: float
     low: float
@@ -150,6 +153,8 @@ def groups(selector: Selector, run: Index) -> list[Sample]:
         whole = [int(s) if float(s).is_integer() else s for s in samples]
         same = len(set(whole)) == 1
         low, median, high = (whole[0],) * 3 if same else statistics.quantiles(whole, n=4, method="inclusive")
+        if metrics.load()[selector.metric].summary == "mean" and not same and len(samples) >= FEWEST:
+            low, median, high = (over := over_files(samples)).low, over.mean, over.high
         origin = " ".join(part for part in (case, impl, precision) if part)
         found.append(Sample(median, low, high, scale, convention, device, origin))
     return found

@@ -21,6 +21,7 @@ class Metric:
     show: str
     factor: float
     meaning: str
+    summary: Literal["median", "mean"] = "median"  # of samples; the mean where they are shares of equal parts of a text
 
 
 @cache

@@ -28,9 +28,13 @@ def granted(config: AnyConfig) -> Scale:
     return "full" if "full" in scales else "slice" if "slice" in scales else "proxy"
 
 
-def published(config: AnyConfig) -> str | None:
-    """The released model whose config this is, key by key; None for every other. Nothing is said of the weights."""
-    return next((name for name in PUBLISHED if against(config, models.load(name)[1]) == "full"), None)
+def published(config: AnyConfig, called: str) -> str | None:
+    """The released model that a folder is: of its config, key by key, and called as it is; None for every other.
+
+    Later releases have the same config, and their weights are not what was published about.
+    """
+    same = (name for name in PUBLISHED if against(config, models.load(name)[1]) == "full")
+    return next((name for name in same if name == called.lower()), None)
 
 
 def against(config: AnyConfig, published: AnyConfig) -> Scale:

@@ -12,6 +12,7 @@ import tokenize
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -38,6 +39,7 @@ class Windows:
     left_out: int
 
 
+@lru_cache(32)  # what is a comment takes a second to find
 def windows(corpus: Corpus, per_file: int, length: int, most: int | None = None) -> Windows:
     """``per_file`` windows of each held-out file, spread over it; no token is predicted twice.
 

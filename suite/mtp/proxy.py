@@ -6,7 +6,7 @@ A case of bench "learning" says how its subjects are trained; the other cases na
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from threading import Event, Lock
 
@@ -19,13 +19,14 @@ from v3bench.suite.models import AnyConfig
 from v3bench.suite.train import checkpoint, corpus, proxies
 from v3bench.suite.train.plan import Plan
 from v3bench.suite.train.threads import one_thread
-from v3bench.suite.train.trained import Trained
+from v3bench.suite.train.trained import CONFIG, Trained
 from v3bench.suite.train.trainer import Trainer
 
 FOLDER = "trained"  # within the run folder; states of training, which are not committed
 OPTIONS = frozenset({"recipe", "steps", "batch", "length", "rate", "warmup", "last", "corpus"})
 EVERY = 50  # steps between two saved states, where a course does not say it
 KEPT: dict[Plan, Trained] = {}  # of this process
+FAILED: dict[Plan, Exception] = {}
 
 Visit = Callable[[str, Trained], None]
 
@@ -54,6 +55,8 @@ def trained(session: Session, case: Case, subject: str, visit: Visit | None = No
     states go into the run folder, and their weights as checkpoints. Raises ArithmeticError where a loss is no number.
     """
     plan = course(session, case, subject)
+    if plan in FAILED:
+        raise FAILED[plan]
     if plan not in KEPT:
         whole = session.plan.cases[case.shape["course"]] if "course" in case.shape else case
         train(session, whole, visit or (lambda subject, one: None))
@@ -84,16 +87,18 @@ def train(session: Session, whole: Case, visit: Visit) -> None:
         if why := trainer.trouble():
             raise ArithmeticError(f"training of {name} broke off: {why}")
         KEPT[plan] = one = Trained(trainer)
-        if stem is not None and not stem.exists():
+        if stem is not None and not (stem / CONFIG).exists():
             one.write(stem)
 
     with one_thread(), ThreadPoolExecutor(len(whole.subjects) if session.plan.device == "cpu" else 1) as pool:
         runs = [pool.submit(run, subject) for subject in whole.subjects]
         try:
-            for one in runs:
+            for one in as_completed(runs):
                 one.result()
-        except BaseException:
+        except BaseException as error:
             stop.set()
+            if isinstance(error, Exception):  # it would fail again in every case of the course
+                FAILED.update({course(session, whole, subject): error for subject in whole.subjects})
             raise
 
 

@@ -86,22 +86,25 @@ class Saved:
                     out.put(name, window.cpu())
         account: dict[str, Any] = {"done": one.done, "step": one.source.steps[one.done - 1], "seconds": seconds}
         write_whole(self.folder / ACCOUNT, json.dumps(account | {"file": path.name, "about": self.about}) + "\n")
-        self.drop(self.file)
         self.file = path.name
+        self.drop()
 
-    def drop(self, name: str) -> None:
-        """Remove states that no account names any more."""
-        if name and self.folder is not None:
-            with suppress(OSError):
-                (self.folder / name).unlink()
+    def drop(self) -> None:
+        """Remove states that no account names, those that a kill left half written too."""
+        assert self.folder is not None
+        for path in self.folder.glob("*states-*"):
+            if path.name != self.file:
+                with suppress(OSError):
+                    path.unlink()
 
     def clear(self) -> None:
         """Remove all: the pass is done."""
         if self.folder is None or not self.folder.is_dir():
             return
+        self.file = ""
         with suppress(OSError):
             (self.folder / ACCOUNT).unlink(missing_ok=True)
-            self.drop(self.file)
+            self.drop()
             self.folder.rmdir()
 
 

@@ -34,15 +34,29 @@ ROOMY = 0.5  # share of the free memory below which a folder may stay in the pag
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """ids int64 (N, length + 1), all but the first predicted; nbytes (N) float64: of the text that these stand for."""
+    """ids int64 (N, length + 1), all but the first predicted; nbytes (N) float64: of the text that these stand for, at
+    the mean bytes per token of its file; files int64 (N): which file each is of, by default one of its own.
+    """
 
     ids: Tensor
     nbytes: Tensor
+    files: Tensor | None = None
+
+    def by_file(self, values: Tensor) -> list[float]:
+        """Sums over the windows of each file of values (N)."""
+        files = torch.arange(len(self.ids)) if self.files is None else self.files
+        place = files.unique(return_inverse=True)[1]
+        sums = torch.zeros(int(place.max()) + 1, dtype=torch.float64).scatter_add_(0, place, values.double())
+        found: list[float] = sums.tolist()
+        return found
 
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """Samples have one value a window; ``accepted`` and ``accurate`` one list for each MTP module, none without."""
+    """Samples have one value a file, a mean over its windows.
+
+    ``accepted`` and ``accurate`` have a list for each MTP module, and none without.
+    """
 
     loss: list[float]  # nats per token
     bits_per_byte: list[float]
@@ -98,19 +112,19 @@ def measure(
 
 
 def figures(outcome: Outcome, text: Text, seconds: float, read: int, steps: int, found: int) -> Streamed:
-    """Means over the positions of each window."""
+    """Means over the positions of each file."""
+
+    def mean(values: Tensor) -> list[float]:
+        sums, counts = text.by_file(values.double().sum(1)), text.by_file(torch.full((len(values),), values.shape[1]))
+        return [a / b for a, b in zip(sums, counts, strict=True)]
+
     accepted, accurate = [], []
     for k, drafts in enumerate(outcome.drafts, start=1):
-        accepted.append(of_windows(drafts == outcome.said[:, k:]))
-        accurate.append(of_windows(drafts == text.ids[:, k + 1 :]))
-    bits = outcome.loss.sum(1) / math.log(2) / text.nbytes
-    return Streamed(of_windows(outcome.loss), bits.tolist(), accepted, accurate, seconds, read, steps, found)
-
-
-def of_windows(values: Tensor) -> list[float]:
-    """The mean of each row."""
-    means: list[float] = values.double().mean(1).tolist()
-    return means
+        accepted.append(mean(drafts == outcome.said[:, k:]))
+        accurate.append(mean(drafts == text.ids[:, k + 1 :]))
+    nats, nbytes = text.by_file(outcome.loss.double().sum(1)), text.by_file(text.nbytes)
+    bits = [loss / math.log(2) / size for loss, size in zip(nats, nbytes, strict=True)]
+    return Streamed(mean(outcome.loss), bits, accepted, accurate, seconds, read, steps, found)
 
 
 def of_checkpoint(
@@ -146,7 +160,8 @@ def text_of(corpus: Corpus, tokens: Tokens, count: int, length: int) -> Text:
         raise BadInput(what, where=f"corpus {corpus.name}", right=f"at least {max(body, 2)} for one window")
     rows = sorted(rows, key=lambda row: row[:2])[:count]
     nbytes = [row[3] for row in rows]
-    return Text(torch.tensor([row[2] for row in rows]), torch.tensor(nbytes, dtype=torch.float64))
+    of_rows, of_files = torch.tensor([row[2] for row in rows]), torch.tensor([row[1] for row in rows])
+    return Text(of_rows, torch.tensor(nbytes, dtype=torch.float64), of_files)
 
 
 class Layers:

@@ -82,19 +82,30 @@ def plain(path: Path) -> float:
     return count / (time.perf_counter() - began)
 
 
-def one_round(path: Path, windows: int, length: int, **options: Any) -> Round:
-    """Read plainly, then stream windows of random tokens. Raises RuntimeError where the cache cannot be emptied."""
-    if not cold(path):
-        raise RuntimeError("the page cache keeps the files")
-    reading = plain(path)
+def one_round(path: Path, windows: int, length: int, *, last: bool = False, **options: Any) -> Round:
+    """Stream windows of random tokens, and read plainly before, or ``last``: neither always finds a warmer disk.
+
+    Raises RuntimeError where the page cache cannot be emptied.
+    """
+    empty(path)
+    reading = 0.0 if last else plain(path)
     with Source(path) as source:
         ids = torch.randint(source.config.vocab_size, (windows, length + 1), generator=torch.Generator().manual_seed(0))
         states = STATES * windows * length * source.config.hidden_size * FLOATS
         allowed = 2 * source.largest_layer + states
-    cold(path)
+    empty(path)
     with Peak() as peak:
         found = measure(path, Text(ids, torch.full((windows,), float(length)).double()), keep=False, **options)
+    if last:
+        empty(path)
+        reading = plain(path)
     return Round(reading, found.rate, found.seconds, peak.grown, allowed)
+
+
+def empty(path: Path) -> None:
+    """Put the files out of the page cache. Raises RuntimeError where they stay."""
+    if not cold(path):
+        raise RuntimeError("the page cache keeps the files")
 
 
 def predicted(path: Path, windows: int, length: int, disk: float) -> Estimate:

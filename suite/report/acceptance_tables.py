@@ -16,12 +16,13 @@ from v3bench.suite.report.display import fixed, number
 from v3bench.suite.report.learning_chart import rank
 from v3bench.suite.report.tables import Column, Table
 from v3bench.suite.train.gap import FEWEST
+from v3bench.suite.train.proxies import PREFIX
 
 FORCED = (
     "Accepted: the share of positions of held-out text where the draft is the main head's first choice, both on the "
     "same true prefix; at a temperature, the mean chance that sampling accepts it. True token: where the draft is the "
     "text's own. The drafters below the module are no networks: what they reach is the floor. Mean over files, each "
-    "of as many positions, of a kind of text those it has, and its 95 % interval over them. A proxy."
+    "of as many positions, of a kind of text those it has, and its 95 % interval over them."
 )
 BITS = (
     "Cross-entropy of held-out files, by the model and by an order-5 n-gram trained on the same text. Less than it: "
@@ -34,8 +35,8 @@ GENERATED = (
     "little. Held-out text is the measure, this is what a timed run had."
 )
 BALANCE = (
-    "Tokens of the expert that gets most over the mean, less one, by layer: with the bias that balances the load, as "
-    "it was trained, and with the same weights without it."
+    "Tokens of the expert that gets most over the mean, less one, by layer of two models after the same first steps of "
+    "training on the same text: one with updates of the bias that balances the load, one without."
 )
 DRAFTERS = {MODEL: "MTP module", MOST_FREQUENT: "most frequent token", LOOK_UP: LOOK_UP, NGRAM: NGRAM}
 Samples = dict[str, tuple[float, ...]]  # by column
@@ -43,18 +44,20 @@ Samples = dict[str, tuple[float, ...]]  # by column
 
 def forced_tables(records: Sequence[Measurement], who: str) -> list[Table]:
     """A table for each model and training: a row for each drafter, text and draft; floors come from other cases."""
-    found: dict[tuple[str, str], dict[tuple[str, str, int], Samples]] = {}
+    found: dict[tuple[str, str, str], dict[tuple[str, str, int], Samples]] = {}
     for m in current(records, area="mtp"):
         at = conventions.parse_forced(m.convention)
         if at and m.impl in DRAFTERS and m.metric in ("acceptance_rate", "draft_accuracy"):
             column = "accuracy" if at.temperature is None else f"{at.temperature:g}"
-            rows = found.setdefault((m.subject, at.about), {})
+            rows = found.setdefault((m.subject, m.scale, at.about), {})
             rows.setdefault((m.impl, at.text, at.draft), {})[column] = m.samples
     order = sorted(found, key=lambda key: (rank(key[0]), key))
     return [forced_table(*key, found[key], who) for key in order]
 
 
-def forced_table(subject: str, about: str, found: Mapping[tuple[str, str, int], Samples], who: str) -> Table:
+def forced_table(
+    subject: str, scale: str, about: str, found: Mapping[tuple[str, str, int], Samples], who: str
+) -> Table:
     """Drafters in order of what they know, text as a whole first, drafts as they are made."""
     warm = sorted({column for samples in found.values() for column in samples} - {"0", "accuracy"}, key=float)
     order = [list(DRAFTERS), [ALL_TEXT, *KINDS]]
@@ -71,7 +74,8 @@ def forced_table(subject: str, about: str, found: Mapping[tuple[str, str, int], 
         Column("accuracy", "True token, %", True, percent), Column("files", "Files", True),
     )  # fmt: skip
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
-    note = f"{FORCED} The model is {about}."
+    proxy = subject.startswith(PREFIX)
+    note = f"{FORCED} A proxy. The model is {about}." if proxy else f"{FORCED} At scale {scale}, on {about}."
     return Table(f"Teacher-forced acceptance, {subject}{who}", columns, frame, note)
 
 

@@ -15,8 +15,8 @@ from v3bench.suite.run_folder import Run
 
 TEXT = (
     "Drafting a token more and verifying both in one step: how often the draft is right, what that gains, and where it "
-    "can. The model of bytes is of DeepSeek-V3 itself; what runs measure here is of small models of its architecture, "
-    "proxies, and says nothing of the published acceptance."
+    "can. The model of bytes is of DeepSeek-V3 itself. What is called a proxy is a small model of its architecture, "
+    "trained here: it says nothing of the published acceptance."
 )
 NO_RUN = "No run here has records of MTP: v3bench run --only mtp --out RUN makes them."
 

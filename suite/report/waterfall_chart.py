@@ -26,7 +26,8 @@ NOTE = (
     "One draft a step, greedy. The bound is what this very generation gained a step, 1 + acceptance: as if verifying "
     "two tokens took as long as one, and drafting nothing. Divided by what a step of two tokens takes in plain steps, "
     "then by what step and draft take together; what the timed parts do not explain is left, and may be a gain. "
-    "Medians. A proxy."
+    "The dense proxy has more layers, so that its draft is a smaller share of a step, whatever experts cost. Medians. "
+    "Proxies."
 )
 
 

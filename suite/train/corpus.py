@@ -96,7 +96,7 @@ def load(name: str) -> Corpus:
         return of(name, standard_library())
     if name == "installed":
         return of(name, [*standard_library(), *packages()])
-    return of(name, folder(Path(name)))
+    return of(Path(name).resolve().name, folder(Path(name)))  # records name no place of this machine
 
 
 def standard_library() -> list[tuple[str, Path]]:

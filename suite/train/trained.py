@@ -29,6 +29,8 @@ from v3bench.suite.train import checkpoint, proxies
 from v3bench.suite.train.plan import Plan
 from v3bench.suite.train.trainer import Trainer
 
+CONFIG = "config.json"  # of a checkpoint; written last
+
 
 class Trained:
     """A trained proxy, in evaluation; ``plan`` says how it came about, of which ``steps`` were made."""
@@ -73,7 +75,7 @@ class Trained:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / SINGLE, save(tensors, metadata={"format": "pt"}))
-            write_whole(folder / "config.json", json.dumps(raw, indent=1) + "\n")
+            write_whole(folder / CONFIG, json.dumps(raw, indent=1) + "\n")
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
             raise BadInput(what, where=str(folder), right="a disk with room") from error

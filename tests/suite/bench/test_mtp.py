@@ -231,6 +231,31 @@ def test_generation_in_turns(session):
     assert by["speed_up", "measured; batch 2"] == pytest.approx(ratios)
 
 
-def test_more_prompts_than_files_are_refused(session):
-    with pytest.raises(BadInput, match=r"held-out files of more than 12 tokens; expected at least 99, one a prompt"):
-        run(session, "mtp-speed-smoke", f"{V3}/float32", "test_speculation", prompts=99, context=12)
+def test_few_files_give_several_prompts_each(session):
+    one = proxy.trained(session, session.plan.cases["mtp-learning-smoke"], V3)
+    ids = bench_mtp.prompts_of(one, {"prompts": 99, "context": 12})
+    assert ids.shape == (99, 13)
+    assert len(ids.unique(dim=0)) > 80
+    with pytest.raises(BadInput, match=r"\d prompts of 40000 tokens in held-out files; expected text for 9"):
+        bench_mtp.prompts_of(one, {"prompts": 9, "context": 40_000})
+
+
+def test_a_course_that_failed_is_not_tried_again(session, monkeypatch):
+    monkeypatch.setattr(proxy, "FAILED", {})
+    monkeypatch.setattr(proxy.checkpoint.Trainer, "trouble", lambda self: "the loss of step 1 is nan")
+    case = session.plan.cases["mtp-learning-smoke"]
+    with pytest.raises(ArithmeticError, match="training of mtp-v3 broke off: the loss of step 1 is nan"):
+        proxy.trained(session, case, V3)
+    monkeypatch.setattr(proxy, "train", lambda *args: pytest.fail("trained again"))
+    with pytest.raises(ArithmeticError, match="broke off"):
+        proxy.trained(session, case, V3)
+
+
+def test_a_checkpoint_that_a_kill_left_half_written_is_written_again(session, monkeypatch):
+    case = session.plan.cases["mtp-learning-smoke"]
+    proxy.trained(session, case, V3)
+    folder = session.plan.folder.path / proxy.FOLDER / "mtp-learning-smoke-mtp-v3"
+    (folder / "config.json").unlink()
+    monkeypatch.setattr(proxy, "KEPT", {})
+    proxy.trained(session, case, V3)
+    load_pretrained(folder)

@@ -3,6 +3,7 @@
 import pytest
 from v3bench.suite.laws import params
 from v3bench.suite.models import build, load, presets
+from v3bench.suite.train import proxies
 
 # preset -> stored, read per token, the same without the input embedding, MTP's own
 KNOWN = {
@@ -82,3 +83,9 @@ def test_a_model_without_experts_drafts_without_them():
     assert found.mtp == sum(p.numel() for p in modules.mtp.parameters())
     assert found.mtp_parts["routed_experts"] == found.mtp_active["routed_experts"] == 0
     assert found.mtp_parts["dense_ffn"] == 3 * raw.hidden_size * raw.intermediate_size
+
+
+def test_the_dense_proxy_activates_as_much_as_the_one_with_experts():
+    sparse, dense = (params.count(proxies.read(name).config) for name in ("mtp-v3", "mtp-dense"))
+    assert dense.activated == pytest.approx(sparse.activated, rel=0.02)
+    assert not dense.parts["routed_experts"]

@@ -51,7 +51,7 @@ def test_a_run_fills_in_what_was_measured():
     found = judge([of], [measured([0.84, 0.85, 0.86])])[0]
     assert (found.outcome, found.verdict) == ("agrees", "reproduced")
     assert found.evidence[0].value == 0.85
-    assert found.evidence[0].interval == (0.845, 0.855)
+    assert found.evidence[0].interval == pytest.approx((0.85 - 0.0248414, 0.85 + 0.0248414))  # t of 2 is 4.3027
     assert judge([of], [measured([0.2, 0.3])])[0].verdict == "deviates"
     assert judge([of], [measured([0.5, 0.85, 0.99])])[0].verdict == "ambiguous"
 

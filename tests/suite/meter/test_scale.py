@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from v3bench.suite import models
-from v3bench.suite.meter.scale import PUBLISHED, TENSOR_CORE, granted, of_case, of_preset, of_weights
+from v3bench.suite.meter.scale import PUBLISHED, TENSOR_CORE, granted, of_case, of_preset, of_weights, published
 
 V3 = models.load("deepseek-v3")[1]
 LLAMA = models.load("llama-3.1-8b")[1]
@@ -13,6 +13,13 @@ LLAMA = models.load("llama-3.1-8b")[1]
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_released_models_are_full(name):
     assert of_preset(name) == "full"
+
+
+def test_a_folder_is_what_was_published_by_config_and_name():
+    """Later models have V3's config too, and their weights decide no claim about it."""
+    assert published(V3, "DeepSeek-V3") == "deepseek-v3"
+    assert published(V3, "DeepSeek-R1") is None
+    assert published(V3.replace(vocab_size=256), "DeepSeek-V3") is None
 
 
 def test_our_own_presets_and_what_is_no_preset_are_proxies():

@@ -242,11 +242,12 @@ def test_the_benchmark_records_what_is_found(folder, monkeypatch):
 
 
 def test_the_released_model_decides_its_claims(folder, monkeypatch):
-    """By its config alone, key by key: here the preset stands for the small one."""
-    assert scale.published(models.load("deepseek-v3")[1]) == "deepseek-v3"
-    assert scale.published(models.load("deepseek-v3")[1].replace(num_hidden_layers=60)) is None
-    assert scale.published(models.load(str(folder))[1]) is None
-    monkeypatch.setattr(bench_mtp, "published", lambda config: "deepseek-v3")
+    """By its config, key by key, and its name: here the preset stands for the small one."""
+    name = "DeepSeek-V3"
+    assert scale.published(models.load("deepseek-v3")[1], name) == "deepseek-v3"
+    assert scale.published(models.load("deepseek-v3")[1].replace(num_hidden_layers=60), name) is None
+    assert scale.published(models.load(str(folder))[1], name) is None
+    monkeypatch.setattr(bench_mtp, "published", lambda config, called: "deepseek-v3")
     monkeypatch.setattr(bench_mtp, "granted", lambda config: "full")
     found, _ = records(folder, monkeypatch)
     claim = claims.read("mtp-acceptance-isca")

@@ -20,7 +20,7 @@ from v3bench.suite.report.display import MISSING
 
 V3, LARGE, DENSE = said.SUBJECTS
 ABOUT = "trained on 409600 tokens; corpus abc"
-BENCHES = ("acceptance", "floor", "learning", "balance", "speculation", "parts")
+BENCHES = ("acceptance", "floor", "learning", "balance", "speculation", "parts", "released")
 draws = pytest.mark.skipif(not available(), reason="charts need altair")
 
 
@@ -103,6 +103,20 @@ def test_without_a_run_there_is_the_model():
 def test_a_run_without_the_area_adds_nothing(run):
     assert list(tables(run)) == list(tables())
     assert "No run here has records of MTP" in mtp_view.mtp_parts([run], "")[0]["text"]
+
+
+def test_a_released_checkpoint_reads_as_no_proxy(mtp, run_of):
+    about = "8 files in windows of 256 tokens; corpus 0123456789ab; DeepSeek-V3"
+    convention, released = said.teacher_forced(1, about), {"subject": "deepseek-v3", "scale": "full"}
+    run = run_of(mtp("released", "acceptance_rate", convention, 0.8, 0.9, **released))
+    note = tables(run)["Teacher-forced acceptance, deepseek-v3"].note
+    assert note.endswith(f"At scale full, on {about}.")
+    assert "proxy" not in note.lower()
+
+
+def test_balance_is_of_two_trainings(mtp, run_of):
+    run = run_of(*(mtp("balance", "max_violation", said.balance(1, ABOUT, bias=bias), 1.0) for bias in (True, False)))
+    assert "two models after the same first steps" in tables(run)["Expert load, max_violation"].note
 
 
 def test_acceptance_stands_with_its_interval_floors_and_accuracy(mtp, run_of):

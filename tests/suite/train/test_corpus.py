@@ -63,6 +63,11 @@ def test_bad_folders(tmp_path):
         corpus.load(str(tmp_path))
 
 
+def test_a_folder_is_named_by_its_last_part(folder):
+    """Records have a corpus's name, and no place of the machine."""
+    assert corpus.load(str(folder)).name == folder.name
+
+
 def test_standard_library():
     found = corpus.load("stdlib")
     names = [source.name for source in found.sources]
