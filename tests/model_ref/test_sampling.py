@@ -64,7 +64,7 @@ def sampled(model: Model, sampling: Sampling, drafts: int) -> Counter[tuple[int,
     return Counter(tuple(row.tokens) for row in rows)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.5])
+@pytest.mark.parametrize("temperature", [0.7, pytest.param(1.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("drafts", [0, 1, 2, 3])
 def test_texts_have_the_models_distribution(drafts: int, temperature: float) -> None:
     proxy, sampling = model(), Sampling(temperature, seed=3)

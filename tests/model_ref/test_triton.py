@@ -106,7 +106,7 @@ def test_float32_logits_and_cached_decoding(dense: bool) -> None:
     assert off(more[1], logits[1, 7:8]) < CLOSE
 
 
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_float32_gradients(dense: bool) -> None:
     models, ids = pair(triton_ops.TRITON, dense), tokens(2, 9)
     for model in models:
@@ -122,7 +122,7 @@ EMULATED = precision.ops(precision.FP8)
 ONE_CODE = 1e-2
 
 
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_fp8_computes_what_the_definitions_do(dense: bool) -> None:
     want, got = pair(triton_ops.fp8(), dense, plain=EMULATED)
     ids = tokens(2, 9)

@@ -243,7 +243,9 @@ def test_a_mistyped_ledger_is_one_line_before_anything_is_measured(tmp_path: Pat
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGHUP, signal.SIGINT))]
+)
 def test_a_signal_at_any_time_of_a_run_is_one_line_and_status_3(tmp_path: Path, number: signal.Signals) -> None:
     """Before pytest starts and after it ended, too: here while the claims are judged."""
     code = (

@@ -108,7 +108,7 @@ def test_a_checkpoint_that_is_not_understood_is_refused_at_once(tmp_path, config
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "corpus"])
+@pytest.mark.parametrize("kind", ["corpus", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_two_folders_given_do_not_share_a_run(tmp_path, kind):
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:

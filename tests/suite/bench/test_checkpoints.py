@@ -116,17 +116,23 @@ why = "a test"
 """
 
 
+# A whole run each; what loading says of them is tested where loading is.
+WRONG = [
+    (absent, f"weight '{WEIGHT}' is missing; expected it, for layers.1.ffn.w_down"),
+    (surplus, "tensor 'model.layers.1.mlp.odd.weight': has no place in this llama; expected only the weights"),
+    (wrong_shape, f"tensor '{WEIGHT}': has shape [196, 64]; expected [64, 196] by config.json"),
+    (truncated, "model-00002-of-00002.safetensors: is cut off or no safetensors file"),
+    (missing, "names model-00002-of-00002.safetensors, which is not there; expected every shard in the folder"),
+]
+
+
 @pytest.mark.parametrize(
     "change, what",
     [
         (untouched, ""),
-        (in_shards, ""),
+        pytest.param(in_shards, "", marks=pytest.mark.slow),
         (with_nan, f"model.safetensors, tensor '{WEIGHT}': holds NaN; expected finite weights"),
-        (absent, f"weight '{WEIGHT}' is missing; expected it, for layers.1.ffn.w_down"),
-        (surplus, "tensor 'model.layers.1.mlp.odd.weight': has no place in this llama; expected only the weights"),
-        (wrong_shape, f"tensor '{WEIGHT}': has shape [196, 64]; expected [64, 196] by config.json"),
-        (truncated, "model-00002-of-00002.safetensors: is cut off or no safetensors file"),
-        (missing, "names model-00002-of-00002.safetensors, which is not there; expected every shard in the folder"),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in WRONG),
     ],
 )
 def test_a_run_names_what_is_wrong_with_a_checkpoint_and_keeps_the_rest(folder, tmp_path, change, what):

@@ -42,7 +42,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("name", ["v3-300m", "mtp-v3-300m"])
+@pytest.mark.parametrize("name", [pytest.param("v3-300m", marks=pytest.mark.slow), "mtp-v3-300m"])
 def test_a_gpu_s_proxies_run_on_its_launchers(name):
     """On a GPU that is not there: a loss, a prompt, and steps of one token to four, of rows that differ in length."""
     pytest.importorskip("triton")
