@@ -38,7 +38,7 @@ class Crew(AbstractContextManager["Crew"]):
             yield from map(work, items)
             return
         waiting: deque[Future[Made]] = deque()
-        with one_thread_each():
+        with one_thread():
             for item in items:
                 waiting.append(self.pool.submit(without_gradients, work, item))
                 if len(waiting) > self.threads:
@@ -54,8 +54,11 @@ def without_gradients(work: Callable[[Item], Made], item: Item) -> Made:
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Threads that begin meanwhile compute alone; the caller's own products take all threads again afterwards."""
+def one_thread() -> Iterator[None]:
+    """One thread for torch's products, and for those of threads that begin meanwhile; afterwards as many as before.
+
+    A small model's tensors are so small that a second thread makes a step slower, on a busy machine four times.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

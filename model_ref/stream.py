@@ -22,7 +22,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 from v3bench.model_ref.block import Block
-from v3bench.model_ref.crew import Crew, one_thread_each
+from v3bench.model_ref.crew import Crew, one_thread
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.moe import MoE
 from v3bench.model_ref.mtp import MTP
@@ -100,7 +100,7 @@ class Pass(AbstractContextManager["Pass"]):
     @torch.no_grad()
     def step(self) -> None:
         """The next step. Raises BadInput where what is read cannot be used."""
-        with one_thread_each() if self.ids.numel() < FEW else nullcontext():
+        with one_thread() if self.ids.numel() < FEW else nullcontext():
             self.do(self.source.steps[self.done])
         self.weights.settle()
         self.done += 1

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from v3bench.model_ref.crew import one_thread
 from v3bench.model_ref.precision import RECIPES
 from v3bench.suite import models
 from v3bench.suite.budget import accumulation, answers, cache, layers, retrieval, tensor_core, transport
@@ -20,7 +21,6 @@ from v3bench.suite.meter.scale import granted
 from v3bench.suite.train.campaign import Campaign, begin_alike, plan_of
 from v3bench.suite.train.corpus import load
 from v3bench.suite.train.proxies import tried
-from v3bench.suite.train.threads import one_thread
 from v3bench.suite.train.trained import trained
 from v3bench.suite.train.trainer import Trainer
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.crew import one_thread
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
@@ -21,7 +22,6 @@ from v3bench.suite.mtp.part_source import agree
 from v3bench.suite.mtp.saved import begin
 from v3bench.suite.train import corpus
 from v3bench.suite.train.campaign import precision_of
-from v3bench.suite.train.threads import one_thread
 from v3bench.suite.trials.trial import Missing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -20,12 +20,12 @@ from v3bench.baselines.dense import Dense
 from v3bench.kernels.ops import TORCH, Ops
 from v3bench.model_ref.cache import Cache
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.crew import one_thread
 from v3bench.model_ref.kv_formats import Storage
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
 from v3bench.suite.budget.cache import Layer
 from v3bench.suite.budget.retrieval import Task
-from v3bench.suite.train.threads import one_thread
 
 SEED = 729
 

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from v3bench.baselines.dense import Dense
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.crew import one_thread
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.model import Model
 from v3bench.suite import models
-from v3bench.suite.train.threads import one_thread
 
 RATE, WARM_UP, FIRST_PAIRS = 1e-2, 20, 8
 SEED = 2187

@@ -12,13 +12,13 @@ from threading import Event, Lock
 
 import torch
 from v3bench.model_ref.config import Config
+from v3bench.model_ref.crew import one_thread
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.meter.progress import Training
 from v3bench.suite.meter.session import Session
 from v3bench.suite.models import AnyConfig
 from v3bench.suite.train import checkpoint, corpus, proxies
 from v3bench.suite.train.plan import Plan
-from v3bench.suite.train.threads import one_thread
 from v3bench.suite.train.trained import CONFIG, Trained
 from v3bench.suite.train.trainer import Trainer
 
