@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from v3bench.model_ref.errors import BadInput
 
@@ -139,11 +139,13 @@ def run_command(args: argparse.Namespace) -> int:
     from v3bench.suite.run_folder import load_run
 
     only = () if args.only is None else tuple(args.only.split(","))
+    stream = sys.stderr  # as it is now: pytest puts another in its place while a benchmark runs
     with runner.signals_interrupt():
         claims.load()  # a ledger that cannot be read ends a run before it has begun
         folder, status = runner.run(
             profile=args.profile, only=only, device=args.device, out=args.out, resume=args.resume,
-            checkpoint=args.checkpoint, corpus=args.corpus, impls=args.impl, say=say,
+            checkpoint=args.checkpoint, corpus=args.corpus, impls=args.impl,
+            say=lambda line: say(line, stream),
         )  # fmt: skip
         run = load_run(folder)
         judged = judge([run])
@@ -347,10 +349,11 @@ def show(text: str, end: str = "\n") -> bool:
         return False
 
 
-def say(message: str) -> None:
-    """One line of progress or warning, at once; to nobody where standard error is closed."""
-    if sys.stderr is not None:
-        print(message, file=sys.stderr, flush=True)
+def say(message: str, stream: TextIO | None = None) -> None:
+    """One line of progress or warning, at once, by default on standard error; to nobody where that is closed."""
+    stream = stream or sys.stderr
+    if stream is not None:
+        print(message, file=stream, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -123,7 +123,8 @@ def measure(plan: Plan, folder: RunFolder, bench: Path) -> int:
     arguments = ["-c", os.devnull, "--rootdir", str(bench.parent.parent), "--import-mode=importlib"]
     arguments += ["-o", "python_files=bench_*.py", "-p", "pytest_benchmark.plugin", "-p", plugin.__name__]
     arguments += ["-p", "no:cacheprovider", "-p", "no:terminal", "--confcutdir", str(bench)]
-    arguments += ["--continue-on-collection-errors"]
+    # Captured by name only: who says how far a benchmark is has standard error itself.
+    arguments += ["--continue-on-collection-errors", "--capture=sys"]
     with signals_interrupt(), environment(PYTEST_ADDOPTS=None, PYTEST_PLUGINS=None, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"):
         code = pytest.main([*arguments, *present], plugins=[plan])
     session = plan.session
