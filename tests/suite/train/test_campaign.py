@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from v3bench.model_ref import crew
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.laws import flops, params
 from v3bench.suite.ledger import cases
@@ -14,7 +15,7 @@ from v3bench.suite.meter.measure import ONCE
 from v3bench.suite.meter.recorder import Recorder
 from v3bench.suite.meter.session import Plan as SessionPlan
 from v3bench.suite.meter.session import Session
-from v3bench.suite.train import campaign, checkpoint, corpus, gap, pairs, proxies, threads
+from v3bench.suite.train import campaign, checkpoint, corpus, gap, pairs, proxies
 from v3bench.suite.train.campaign import Campaign, begin_alike
 from v3bench.suite.train.trainer import Trainer
 
@@ -204,7 +205,7 @@ def test_begin_alike(plan, small):
 def test_one_thread():
     torch.set_num_threads(2)
     try:
-        with threads.one_thread():
+        with crew.one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:
