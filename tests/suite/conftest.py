@@ -15,6 +15,7 @@ from pathlib import Path
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite import runner
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
 bench, out, profile, resume, limit = sys.argv[1:6]
 facts = {
     "commit": "a", "dirty": False, "lock_sha256": None, "packages": {}, "python": "3", "platform": "Linux",
