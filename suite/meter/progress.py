@@ -4,6 +4,7 @@ Progress    the cases of a run
 Compiling   the candidates of an operation that is tuned
 Reading     the weights of a checkpoint
 Training    the steps of a proxy
+Layers      the layers of a checkpoint that is streamed
 unsteady    what to say of samples that lie too far apart
 """
 
@@ -133,6 +134,33 @@ class Training:
         left = minutes((self.steps - done) / rate)
         speed = f"{rate * self.tokens:,.0f} tokens/s, about {left} left"
         self.say(f"    {self.what}: step {done} of {self.steps}, loss {loss():.3f} nats, {speed}")
+
+
+class Layers:
+    """Call with the steps done and the bytes read in this sitting: says both, the rate and the time left."""
+
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        total: int,
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.steps, self.total, self.say, self.now = name, steps, total, say, now
+        self.began = self.last = now()
+
+    def __call__(self, done: int, read: int) -> None:
+        now = self.now()
+        if done == self.steps or now - self.last < QUIET:
+            return
+        self.last = now
+        rate = read / (now - self.began)
+        left = minutes((self.total - read) / rate) if rate else "?"
+        self.say(
+            f"{self.name}: {done} of {self.steps} layers and tables, {read / 1e9:.1f} of {self.total / 1e9:.1f} GB, "
+            f"{rate / 1e9:.2f} GB/s, about {left} left"
+        )
 
 
 def unsteady(records: Sequence[Measurement]) -> str:

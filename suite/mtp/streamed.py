@@ -23,7 +23,7 @@ from v3bench.model_ref.stream import Outcome, Pass
 from v3bench.model_ref.stream_weights import Source
 from v3bench.suite.meter import machine
 from v3bench.suite.meter.allocation import trim
-from v3bench.suite.meter.progress import QUIET, minutes
+from v3bench.suite.meter.progress import Layers
 from v3bench.suite.mtp.files import held_out
 from v3bench.suite.mtp.saved import Saved
 from v3bench.suite.tokens import Tokens, of_folder
@@ -162,30 +162,3 @@ def text_of(corpus: Corpus, tokens: Tokens, count: int, length: int) -> Text:
     nbytes = [row[3] for row in rows]
     of_rows, of_files = torch.tensor([row[2] for row in rows]), torch.tensor([row[1] for row in rows])
     return Text(of_rows, torch.tensor(nbytes, dtype=torch.float64), of_files)
-
-
-class Layers:
-    """Call with the steps done and the bytes read in this sitting: says both, the rate and the time left."""
-
-    def __init__(
-        self,
-        name: str,
-        steps: int,
-        total: int,
-        say: Callable[[str], None],
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.name, self.steps, self.total, self.say, self.now = name, steps, total, say, now
-        self.began = self.last = now()
-
-    def __call__(self, done: int, read: int) -> None:
-        now = self.now()
-        if done == self.steps or now - self.last < QUIET:
-            return
-        self.last = now
-        rate = read / (now - self.began)
-        left = minutes((self.total - read) / rate) if rate else "?"
-        self.say(
-            f"{self.name}: {done} of {self.steps} layers and tables, {read / 1e9:.1f} of {self.total / 1e9:.1f} GB, "
-            f"{rate / 1e9:.2f} GB/s, about {left} left"
-        )

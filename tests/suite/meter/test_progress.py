@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from v3bench.suite.meter.measurement import Measurement
-from v3bench.suite.meter.progress import Compiling, Progress, Reading, Training, minutes, unsteady
+from v3bench.suite.meter.progress import Compiling, Layers, Progress, Reading, Training, minutes, unsteady
 from v3bench.suite.meter.statistics import ratio_claim
 
 
@@ -142,3 +142,13 @@ def test_training_says_loss_speed_and_time_left_every_few_seconds():
     assert said[0] == "    mtp-v3: step 46 of 100, loss 1.500 nats, 1,024 tokens/s, about 0:54 left"
     assert [line.split()[2] for line in said] == [str(n) for n in range(46, 100, 5)]
     assert len(asked) == len(said)  # to read a loss is to wait for a GPU
+
+
+def test_streaming_says_layers_bytes_rate_and_time_left():
+    said, now = [], [0.0]
+    told = Layers("v3", 10, 20_000_000_000, said.append, lambda: now[0])
+    for done in range(1, 11):
+        now[0] += 4.0
+        told(done, done * 2_000_000_000)
+    assert said[0] == "v3: 2 of 10 layers and tables, 4.0 of 20.0 GB, 0.50 GB/s, about 0:32 left"
+    assert [line.split()[1] for line in said] == ["2", "4", "6", "8"]
