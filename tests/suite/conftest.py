@@ -23,7 +23,8 @@ facts = {
 }
 if limit != "0":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
-say = lambda line: print(line, file=sys.stderr, flush=True)
+stream = sys.stderr  # as the command has it: pytest puts another in its place
+say = lambda line: print(line, file=stream, flush=True)
 try:
     folder, status = runner.run(
         profile=profile, device="cpu", out=out, resume=resume == "resume", say=say,

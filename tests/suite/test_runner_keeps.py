@@ -67,6 +67,21 @@ def test_a_killed_run_keeps_all_and_resumes_without_doubling(child, number, stat
     assert sorted(names) == sorted(f"test_value[{case}-{subject}/torch]" for case in "abc" for subject in "st")
 
 
+def test_what_a_benchmark_says_is_heard_while_it_runs(child):
+    """pytest catches what benchmarks print, and not what they say of their progress."""
+    told = """
+def test_value(record, case, series):
+    print("printed")
+    record.session.plan.say(f"half of {series} is done")
+    record([1.0])
+"""
+    child.write(child.table("a"), tpot=told)
+    done = child.start()
+    assert "half of s/torch is done" in done.stderr
+    assert "half of t/torch is done" in done.stderr
+    assert "printed" not in done.stderr + done.stdout
+
+
 def test_a_hang_up_that_is_ignored_ends_nothing(child):
     child.write(child.table("a"), tpot=SLOW.replace("range(600)", "range(10)"))
     (child.bench / "stop").write_text("a")

@@ -20,7 +20,7 @@ from v3bench.suite import generated, models
 from v3bench.suite.bench import bench_mtp
 from v3bench.suite.ledger import cases, claims, evidence
 from v3bench.suite.ledger.data import table
-from v3bench.suite.meter import scale
+from v3bench.suite.meter import progress, scale
 from v3bench.suite.meter.measure import ONCE
 from v3bench.suite.meter.recorder import Recorder
 from v3bench.suite.mtp import saved, streamed
@@ -91,7 +91,7 @@ def killed_behind(folder, text, work, steps):
 
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streamed, "QUIET", -1.0)
+        patch.setattr(progress, "QUIET", -1.0)
         with pytest.raises(Killed):
             streamed.measure(folder, text, work=work, say=say)
 
@@ -111,9 +111,10 @@ def test_goes_on_where_it_was(folder, text, tmp_path, often, steps):
 
 CHILD = """
 import sys, torch
+from v3bench.suite.meter import progress
 from v3bench.suite.mtp import saved, streamed
 torch.set_num_threads(1)
-saved.EVERY, saved.SHARE, streamed.QUIET = 0.0, 0, -1.0
+saved.EVERY, saved.SHARE, progress.QUIET = 0.0, 0, -1.0
 ids = torch.randint(0, 256, (3, 25), generator=torch.Generator().manual_seed(2))
 text = streamed.Text(ids, torch.full((3,), 24.0).double())
 from pathlib import Path
