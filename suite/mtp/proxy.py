@@ -14,6 +14,7 @@ import torch
 from v3bench.model_ref.config import Config
 from v3bench.model_ref.crew import one_thread
 from v3bench.suite.ledger.cases import Case
+from v3bench.suite.ledger.claims import published
 from v3bench.suite.meter.progress import Training
 from v3bench.suite.meter.session import Session
 from v3bench.suite.models import AnyConfig
@@ -22,8 +23,11 @@ from v3bench.suite.train.plan import Plan
 from v3bench.suite.train.trained import CONFIG, Trained
 from v3bench.suite.train.trainer import Trainer
 
+TRAINING = (
+    "mtp-loss-weight-first", "mtp-loss-weight-later", "mtp-loss-weight-switch", "deployment-training-tokens",
+)  # fmt: skip
 FOLDER = "trained"  # within the run folder; states of training, which are not committed
-OPTIONS = frozenset({"recipe", "steps", "batch", "length", "rate", "warmup", "last", "corpus"})
+OPTIONS = frozenset({"recipe", "steps", "batch", "length", "rate", "warmup", "last", "bias_until", "corpus"})
 EVERY = 50  # steps between two saved states, where a course does not say it
 KEPT: dict[Plan, Trained] = {}  # of this process
 FAILED: dict[Plan, Exception] = {}
@@ -32,10 +36,7 @@ Visit = Callable[[str, Trained], None]
 
 
 def course(session: Session, case: Case, subject: str) -> Plan:
-    """How a subject is trained, by its case or by the one that is its course; V3's weights of losses over time.
-
-    V3 report, section 4.2: lambda is 0.3 for 10 of 14.8 trillion tokens, then 0.1; gamma is 0 from 14.3 on.
-    """
+    """How a subject is trained, by its case or by the one that is its course; weights of losses change as V3's did."""
     shape = session.plan.cases[case.shape["course"]].shape if "course" in case.shape else case.shape
     proxy = proxies.read(proxies.tried(subject))
     options = {key: shape[key] for key in OPTIONS & shape.keys()}
@@ -43,9 +44,14 @@ def course(session: Session, case: Case, subject: str) -> Plan:
     if session.plan.corpus is not None:
         options["corpus"] = session.plan.corpus
     return Plan(
-        model=proxy.preset, change=proxy.change, device=session.plan.device, mtp=True, mtp_weight_last=0.1,
-        mtp_switch=10 / 14.8, bias_until=14.3 / 14.8, **options,
+        model=proxy.preset, change=proxy.change, device=session.plan.device, mtp=True, **over_time(), **options
     )  # fmt: skip
+
+
+def over_time() -> dict[str, float]:
+    """The paper's lambda, first and last, and the share of the training behind which it changes."""
+    first, last, switch, tokens = (published(name)[0] for name in TRAINING)
+    return {"mtp_weight": first, "mtp_weight_last": last, "mtp_switch": switch / tokens}
 
 
 def trained(session: Session, case: Case, subject: str, visit: Visit | None = None) -> Trained:
