@@ -156,13 +156,6 @@ def draft_cost(config: Config, where: Deployment, drafts: int = 1, ridge: Ridge 
     return cost(draft(config, where, drafts), ridge) / cost(step(config, where), ridge)
 
 
-def moe_growth(config: Config, where: Deployment, drafts: int = 1, *, attention: bool = True) -> float:
-    """How much more weight one MoE layer reads for 1 + ``drafts`` tokens of each request; attention's beside or not."""
-    names = ("routed_experts", "shared_experts", "router", *(["attention"] if attention else []))
-    more, less = (layers(config, where, tokens, dense=0, moe=1) for tokens in (1 + drafts, 1))
-    return sum(more[name].nbytes for name in names) / sum(less[name].nbytes for name in names)
-
-
 def part_growth(config: Config, where: Deployment, names: Sequence[str], drafts: int = 1) -> float:
     """Bytes that some parts need for 1 + ``drafts`` tokens of each request, over those for one token.
 
@@ -182,16 +175,6 @@ def part_growth(config: Config, where: Deployment, names: Sequence[str], drafts:
 def all_dense(config: Config) -> Config:
     """The model with every layer dense, MTP's too: in V3 a token activates as much, as 9 x 2048 = 18432."""
     return config.replace(first_k_dense_replace=config.num_hidden_layers)
-
-
-def communication_ratio(drafts: int = 1) -> float:
-    """A step of 1 + ``drafts`` tokens over a step of one where experts' dispatch and combine bound it: all double."""
-    return 1.0 + drafts
-
-
-def communication_draft(config: Config, drafts: int = 1) -> float:
-    """The drafts over a step of one token where dispatch and combine bound it: one more MoE layer a pass."""
-    return (2 * drafts if config.num_moe_layers else 0) / max(config.num_moe_layers, 1)
 
 
 def expected_tokens(acceptance: Sequence[float]) -> float:

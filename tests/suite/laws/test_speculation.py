@@ -14,8 +14,6 @@ from v3bench.suite.laws.speculation import (
     Ridge,
     acceptance_needed,
     all_dense,
-    communication_draft,
-    communication_ratio,
     cost,
     distinct_experts,
     draft,
@@ -23,7 +21,6 @@ from v3bench.suite.laws.speculation import (
     expected_tokens,
     experts_held,
     layers,
-    moe_growth,
     part_growth,
     speed_up,
     step,
@@ -67,18 +64,25 @@ def test_places_for_experts():
     assert [experts_held(V3, ep) for ep in (1, 8, 32, 128, 144, 320)] == [256, 32, 8, 2, 2, 1]
 
 
+def moe_growth(where, *, attention=True):
+    """Weights of one MoE layer, with attention's or without, for two tokens of each request over one."""
+    names = ("routed_experts", "shared_experts", "router", *(["attention"] if attention else []))
+    more, less = (layers(V3, where, tokens, dense=0, moe=1) for tokens in (2, 1))
+    return sum(more[name].nbytes for name in names) / sum(less[name].nbytes for name in names)
+
+
 def test_a_second_token_grows_an_moe_layer_s_weights_on_one_gpu():
     """1.58 to 1.75 with the attention weights beside, which the issue rounds to 1.6 to 1.75; 1.76 to 1.88 without."""
-    beside = [moe_growth(V3, Deployment(batch=b)) for b in (1, 2, 4, 8)]
-    alone = [moe_growth(V3, Deployment(batch=b), attention=False) for b in (1, 2, 4, 8)]
+    beside = [moe_growth(Deployment(batch=b)) for b in (1, 2, 4, 8)]
+    alone = [moe_growth(Deployment(batch=b), attention=False) for b in (1, 2, 4, 8)]
     assert beside == pytest.approx([1.5813, 1.7011, 1.7498, 1.7098], abs=5e-5)
     assert alone == pytest.approx([1.8532, 1.8781, 1.8506, 1.7613], abs=5e-5)
 
 
 def test_it_hardly_does_from_ep128_on():
-    growth = [moe_growth(V3, Deployment(ep=ep)) for ep in (128, 144, 320)]
+    growth = [moe_growth(Deployment(ep=ep)) for ep in (128, 144, 320)]
     assert growth == pytest.approx([1.00463, 1.00280, 1.00001], abs=1e-5)
-    assert max(moe_growth(V3, Deployment(ep=ep, batch=8)) for ep in (128, 144, 320)) < 1 + 1e-9
+    assert max(moe_growth(Deployment(ep=ep, batch=8)) for ep in (128, 144, 320)) < 1 + 1e-9
 
 
 def test_one_token_reads_what_it_activates():
@@ -143,14 +147,12 @@ def test_a_dense_model_reads_the_same_for_two_tokens():
     assert step_ratio(dense, Deployment(batch=8)) == 1
     assert draft(dense, Deployment())["routed_experts"].nbytes == 0
     assert draft(dense, Deployment())["dense_ffn"].nbytes == 9 * params.expert(V3)
-    assert communication_draft(dense) == 0
 
 
 def test_where_communication_bounds_the_step_two_tokens_double_it():
-    assert communication_ratio() == 2
-    assert communication_draft(V3) == pytest.approx(2 / 58)
-    assert speed_up([0.9], communication_ratio()) == pytest.approx(0.95)  # derivation tpot-with-mtp
-    assert acceptance_needed(1.8, communication_ratio()) is None
+    """Twice the bytes for 1.9 tokens, as in the derivation tpot-with-mtp."""
+    assert speed_up([0.9], 2.0) == pytest.approx(0.95)
+    assert acceptance_needed(1.8, 2.0) is None
 
 
 def test_tokens_per_step():
