@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from threading import Event, Lock
+from typing import Any
 
 import torch
 from v3bench.model_ref.config import Config
@@ -48,7 +49,7 @@ def course(session: Session, case: Case, subject: str) -> Plan:
     )  # fmt: skip
 
 
-def over_time() -> dict[str, float]:
+def over_time() -> dict[str, Any]:
     """The paper's lambda, first and last, and the share of the training behind which it changes."""
     first, last, switch, tokens = (published(name)[0] for name in TRAINING)
     return {"mtp_weight": first, "mtp_weight_last": last, "mtp_switch": switch / tokens}
