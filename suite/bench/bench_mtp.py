@@ -20,6 +20,7 @@ from v3bench.suite.mtp.files import by_file, windows
 from v3bench.suite.mtp.ngram import NGram
 from v3bench.suite.mtp.part_source import agree
 from v3bench.suite.mtp.saved import begin
+from v3bench.suite.mtp.steps import steps
 from v3bench.suite.train import corpus
 from v3bench.suite.train.campaign import precision_of
 from v3bench.suite.trials.trial import Missing
@@ -131,7 +132,7 @@ def test_speculation(record, case, series, device):
     with one_thread():  # two would wait for each other at every small product
         found = speed.race(model, starts, shape["new"], counts, shape["rounds"], device)
         record.gate(lambda: told.update({D: speed.parted(model, starts, found, D) for D in counts}))
-        costs = speed.steps(model, text[:B].to(device), 1, shape["steps"], device)
+        costs = steps(model, text[:B].to(device), 1, shape["steps"], device)
     for D in counts:
         record([len(told[D]) / len(text)], metric="parted_rows", convention=named.drafting(D, B), precision=impl)
         if told[D]:
