@@ -58,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
         "--corpus", metavar="DIR", help="text that the mtp area trains and measures on (default: Python's own library)"
     )
     run.add_argument(
+        "--tokenizer", metavar="FILE",
+        help="a tokenizer.json, or a folder with one: the mtp area's proxies read its tokens (default: bytes)",
+    )  # fmt: skip
+    run.add_argument(
         "--impl", action="append", default=[], metavar="OP=package.module:function",
         help="a kernel of your own, set beside ours in every case; may be repeated; --impl help says how it is called",
     )  # fmt: skip
@@ -144,7 +148,7 @@ def run_command(args: argparse.Namespace) -> int:
         claims.load()  # a ledger that cannot be read ends a run before it has begun
         folder, status = runner.run(
             profile=args.profile, only=only, device=args.device, out=args.out, resume=args.resume,
-            checkpoint=args.checkpoint, corpus=args.corpus, impls=args.impl,
+            checkpoint=args.checkpoint, corpus=args.corpus, tokenizer=args.tokenizer, impls=args.impl,
             say=lambda line: say(line, stream),
         )  # fmt: skip
         run = load_run(folder)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 BENCH = Path(__file__).parent / "bench"
 LOG = "pytest.log"
-CHECKPOINT, CORPUS = "--checkpoint", "--corpus"  # the last words of a segment's command, each before a folder's name
+# The last words of a segment's command, each before the name of what is given, without its place on this machine.
+CHECKPOINT, CORPUS, TOKENIZER = "--checkpoint", "--corpus", "--tokenizer"
+PROXIES = "mtp"  # the area that a tokenizer is for
 DONE, FAILED, REFUSED, CUT_SHORT = 0, 1, 2, 3
 
 
@@ -40,6 +42,7 @@ def run(
     resume: bool = False,
     checkpoint: str | Path | None = None,
     corpus: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     impls: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
     bench: Path = BENCH,
@@ -60,12 +63,8 @@ def run(
     if impls and "kernels" not in areas:
         raise BadInput("kernels are not among the areas to run", where=own.FLAG, right="--only with kernels")
     device = chosen_device(device)
-    if checkpoint is not None:
-        if not (Path(checkpoint) / "config.json").is_file():
-            raise BadInput("holds no config.json", where=str(checkpoint), right="a folder with a released checkpoint")
-        models.load(str(Path(checkpoint) / "config.json"))
-    if corpus is not None and not Path(corpus).is_dir():
-        raise BadInput("is no folder", where=f"{CORPUS} {corpus}", right="a folder of text")
+    given = {CHECKPOINT: checked_checkpoint(checkpoint), CORPUS: checked_corpus(corpus)}
+    given[TOKENIZER] = checked_tokenizer(tokenizer, areas)
     table = own.entered(case_table.load(cases), impls)
     own.need_a_case(table, impls, profile, device)
     say = whoever_listens(say)
@@ -73,8 +72,7 @@ def run(
     versions = {case.name: case.version for case in table.values()}
     folder = RunFolder.open(chosen_folder(out, device, profile, resume), described, versions)
     try:
-        given = {CHECKPOINT: checkpoint, CORPUS: corpus}
-        refuse_others(folder, given)
+        refuse_others(folder, given, areas)
         for message in folder.messages:
             say(message)
         plan = Plan(
@@ -88,6 +86,7 @@ def run(
             resume=resume,
             checkpoint=str(checkpoint) if checkpoint else None,
             corpus=str(Path(corpus).resolve()) if corpus else None,
+            tokenizer=None if tokenizer is None else str(Path(tokenizer).resolve()),
             say=say,
         )
         segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}
@@ -155,6 +154,41 @@ def chosen_areas(profile: str, only: Sequence[str]) -> tuple[str, ...]:
     return tuple(area for area in AREAS if not only or area in only)
 
 
+def checked_checkpoint(path: str | Path | None) -> str:
+    """The name of a checkpoint's folder, "" without one. Raises BadInput."""
+    if path is None:
+        return ""
+    if not (Path(path) / "config.json").is_file():
+        raise BadInput("holds no config.json", where=str(path), right="a folder with a released checkpoint")
+    models.load(str(Path(path) / "config.json"))
+    return Path(path).resolve().name
+
+
+def checked_corpus(path: str | Path | None) -> str:
+    """The name of a folder of text, "" without one. Raises BadInput."""
+    if path is None:
+        return ""
+    if not Path(path).is_dir():
+        raise BadInput("is no folder", where=f"{CORPUS} {path}", right="a folder of text")
+    return Path(path).resolve().name
+
+
+def checked_tokenizer(path: str | Path | None, areas: Sequence[str]) -> str:
+    """The name of a tokenizer's file and how its hash begins, since all are called the same. Raises BadInput."""
+    if path is None:
+        return ""
+    if PROXIES not in areas:
+        raise BadInput(f"{PROXIES} is not among the areas to run", where=TOKENIZER, right=f"--only with {PROXIES}")
+    from v3bench.suite import tokens
+    from v3bench.suite.mtp.ngram import MOST
+
+    read = tokens.read(str(Path(path).resolve()))
+    if read.size > MOST:
+        right = f"at most {MOST}: so many words an n-gram model is made of"
+        raise BadInput(f"has {read.size} tokens", where=f"{TOKENIZER} {path}", right=right)
+    return f"{tokens.file_of(path).name}@{read.sha256[:12]}"
+
+
 def chosen_device(device: str | None) -> str:
     """The device to run on. Raises BadInput where there is none such."""
     if device not in (None, "cpu", "cuda"):
@@ -199,7 +233,7 @@ def command_line(
     only: Sequence[str],
     device: str,
     resume: bool,
-    given: Mapping[str, str | Path | None],
+    given: Mapping[str, str],
     impls: Sequence[str] = (),
 ) -> str:
     """The command of a segment, without the paths of this machine."""
@@ -207,19 +241,22 @@ def command_line(
     words += ["--only", ",".join(only)] if only else []
     words += ["--resume"] if resume else []
     words += [word for impl in impls for word in (own.FLAG, impl)]
-    words += [word for flag, folder in given.items() if folder for word in (flag, Path(folder).resolve().name)]
+    words += [word for flag, name in given.items() if name for word in (flag, name)]
     return " ".join(words)
 
 
-def refuse_others(folder: RunFolder, given: Mapping[str, str | Path | None]) -> None:
-    """Raise BadInput where a folder holds what another checkpoint or text gave: it would pass for this one's."""
-    for flag, path in given.items():
-        own = Path(path).resolve().name if path else ""
+def refuse_others(folder: RunFolder, given: Mapping[str, str], areas: Sequence[str]) -> None:
+    """Raise BadInput where a folder was measured with another checkpoint, text or tokenizer, to pass for this one's.
+
+    Bytes are one more tokenizer.
+    """
+    for flag, name in given.items():
         for segment in folder.segments:
             then = next(iter(segment["command"].partition(f" {flag} ")[2].split(" --")), "")
-            if own and then not in ("", own):
-                what = f"was measured with {flag.removeprefix('--')} {then}; this is {own}"
-                raise BadInput(what, where=str(folder.path), right="another --out")
+            whole = flag == TOKENIZER and PROXIES in areas and PROXIES in segment["areas"]
+            if then != name and (whole or (name and then)):
+                what = f"was measured with {flag.removeprefix('--')} {then or 'none'}; this is {name or 'none'}"
+                raise BadInput(what, where=str(folder.path), right=f"another --out, or the same {flag}")
 
 
 def now() -> str:

@@ -1,6 +1,8 @@
 """Text to tokens and back: bytes, or a checkpoint's own tokenizer.json.
 
+    read        a tokenizer.json by its path
     of_folder   those of a checkpoint
+    match       that a model has a vocabulary for them
     Stream      text as its tokens come, in whole characters
 
 The package ``tokenizers`` is imported only for a tokenizer.json.
@@ -8,14 +10,17 @@ The package ``tokenizers`` is imported only for a tokenizer.json.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from v3bench.model_ref.config import read_json
 from v3bench.model_ref.errors import BadInput
 
-FILE = "tokenizer.json"
+FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 UNKNOWN = "\ufffd"  # what stands for bytes that are no character, or not yet one
 CUT = 3  # bytes at most of a character that is not whole yet
 
@@ -31,6 +36,18 @@ class Tokens(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens' text; what is no character comes as U+FFFD."""
+
+
+class Encoded(Protocol):
+    """A text's tokens, and the characters (first, one past the last) that each stands for."""
+
+    @property
+    def ids(self) -> list[int]:
+        """One number a token."""
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """One pair a token."""
 
 
 class Bytes:
@@ -52,10 +69,11 @@ class Bytes:
 
 
 class Tokenizer:
-    """A tokenizer.json, read by the package ``tokenizers``. Raises BadInput where either is missing or broken.
+    """A tokenizer.json, read by the package ``tokenizers``. Raises BadInput where either is missing, broken or empty.
 
     ``start`` is what the file's own post-processing puts before a text, or else, where tokenizer_config.json says
-    ``add_bos_token``, its ``bos_token``.
+    ``add_bos_token``, its ``bos_token``. Lengths to which the file would cut texts or fill them up do not count.
+    ``files`` are what a checkpoint needs to be read with the same tokens, by name; ``sha256`` is that of the first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,17 +82,27 @@ class Tokenizer:
         except ImportError as error:
             what, right = "needs the package tokenizers, which is not installed", "pip install tokenizers"
             raise BadInput(what, where=str(path), right=right) from error
+        self.files, right = {FILE: contents(path)}, "a file that the package tokenizers saved"
+        self.sha256 = hashlib.sha256(self.files[FILE]).hexdigest()
         try:
-            self.inner = tokenizers.Tokenizer.from_file(str(path))
+            self.inner = tokenizers.Tokenizer.from_buffer(self.files[FILE])
         except Exception as error:  # the package raises nothing narrower
-            what, right = f"cannot be read as a tokenizer ({error})", "a file that the package tokenizers saved"
+            what = f"cannot be read as a tokenizer ({error})"
             raise BadInput(what, where=str(path), right=right) from error
+        self.inner.no_truncation()
+        self.inner.no_padding()
         self.size = max(self.inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self.start = self.processed_start() or self.named_start(path.with_name("tokenizer_config.json"))
+        if not self.size:
+            raise BadInput("holds no tokens", where=str(path), right=right)
+        self.start = self.processed_start() or self.named_start(path.with_name(SETTINGS))
+        self.inner.post_processor = None  # it may move a token's place behind the blank that it begins with
 
     def processed_start(self) -> tuple[int, ...]:
         """The special tokens that the tokenizer itself puts before a text."""
-        made = self.inner.encode("a")
+        try:
+            made = self.inner.encode("a")
+        except Exception:  # a vocabulary without this letter says nothing about a text's start
+            return ()
         count = next((i for i, special in enumerate(made.special_tokens_mask) if not special), 0)
         return tuple(made.ids[:count])
 
@@ -85,7 +113,10 @@ class Tokenizer:
         if isinstance(token, dict):
             token = token.get("content")
         found = self.inner.token_to_id(token) if isinstance(token, str) else None
-        return () if found is None else (found,)
+        if found is None:
+            return ()
+        self.files[SETTINGS] = json.dumps({"add_bos_token": True, "bos_token": token}).encode()
+        return (found,)
 
     def encode(self, text: str) -> list[int]:
         """The text's tokens, no special one added."""
@@ -93,7 +124,17 @@ class Tokenizer:
             ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:  # of half a surrogate pair the package says it is no str
             raise BadInput("is no Unicode text", where="text", right="characters that UTF-8 has") from error
+        except Exception as error:
+            raise untold(error) from error
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Encoded]:
+        """The same of many texts at once, with the place of each token; on all cores. Raises BadInput."""
+        try:
+            found: Sequence[Encoded] = self.inner.encode_batch(texts, add_special_tokens=False)
+        except Exception as error:
+            raise untold(error) from error
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens' text, special tokens spelled out."""
@@ -101,14 +142,44 @@ class Tokenizer:
         return text
 
 
+def untold(error: Exception) -> BadInput:
+    """What is said of a text that a vocabulary cannot tell, as one without a token for what it does not know."""
+    return BadInput(f"cannot be tokenised ({error})", where="text", right="text that the tokenizer has tokens for")
+
+
+def contents(path: Path) -> bytes:
+    """A tokenizer's file. Raises BadInput."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        right = f"a {FILE}, or a folder that holds one"
+        raise BadInput(f"cannot be read ({error.strerror})", where=str(path), right=right) from error
+
+
+def file_of(path: str | Path) -> Path:
+    """The tokenizer.json that a path means: itself, or the one in that folder."""
+    return Path(path) / FILE if Path(path).is_dir() else Path(path)
+
+
+@cache
+def read(path: str) -> Tokenizer:
+    """The tokenizer of a file or a folder, read once in a process. Raises BadInput."""
+    return Tokenizer(file_of(path))
+
+
+def match(tokens: Tokens, vocab_size: int, where: str) -> None:
+    """Raise BadInput where a tokenizer does not match a vocabulary: a model knows the tokens below ``vocab_size``."""
+    if tokens.size > vocab_size:
+        right = f"a tokenizer whose tokens are below the model's vocab_size {vocab_size}"
+        raise BadInput(f"its largest token is {tokens.size - 1}", where=where, right=right)
+
+
 def of_folder(path: str | Path, vocab_size: int) -> Tokens:
     """Tokens of a checkpoint: its tokenizer.json, else bytes for a vocabulary of 256. Raises BadInput."""
     file = Path(path) / FILE
     if file.exists():
         tokens = Tokenizer(file)
-        if not 0 < tokens.size <= vocab_size:
-            right = f"a tokenizer whose tokens are below the model's vocab_size {vocab_size}"
-            raise BadInput(f"its largest token is {tokens.size - 1}", where=str(file), right=right)
+        match(tokens, vocab_size, str(file))
         return tokens
     if vocab_size == Bytes.size:
         return Bytes()

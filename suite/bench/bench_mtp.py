@@ -58,6 +58,11 @@ def averaged(values, text, kind=named.ALL_TEXT):
     return by_file(values, text.kinds[kind][..., -values.shape[-1] :])
 
 
+def per_byte(bits, text):
+    """Bits of tokens (N, P) over the mean bytes per token of their file."""
+    return bits / text.bytes_per_token.repeat_interleave(text.ids.shape[1])[:, None]
+
+
 def test_learning(record, case, series, device):
     """A course: what a proxy's first draft is worth, and its bits per byte, at steps on the way and at the end."""
     impl = series.split("/")[1]
@@ -66,7 +71,8 @@ def test_learning(record, case, series, device):
         text = text_of(one, case.shape)
         found = scores(drafting(one.model), text.ids.flatten(0, 1), 1)
         about = {"convention": named.after(one.steps, one.about), "precision": precision_of(one.plan)}
-        for metric, values in {"acceptance_rate": found.accepted[:, 0], "bits_per_byte": found.bits}.items():
+        bits = per_byte(found.bits, text)
+        for metric, values in {"acceptance_rate": found.accepted[:, 0], "bits_per_byte": bits}.items():
             samples = tuple(averaged(values, text))
             record.session.keep(record.blank(f"{subject}/{impl}", metric=metric, samples=samples, **about))
 
@@ -82,7 +88,8 @@ def test_acceptance(record, case, series, device):
     one = proxy.trained(record.session, case, subject)
     text = text_of(one, shape)
     found = scores(drafting(one.model), text.ids.flatten(0, 1), shape["drafts"], shape["temperatures"])
-    record(averaged(found.bits, text), metric="bits_per_byte", convention=named.held_out(one.about))
+    bits = averaged(per_byte(found.bits, text), text)
+    record(bits, metric="bits_per_byte", convention=named.held_out(one.about))
     for d in range(shape["drafts"]):
         for kind in text.kinds:
             accepted, accurate = (averaged(v[:, d], text, kind) for v in (found.accepted, found.accurate))
@@ -103,7 +110,7 @@ def test_floor(record, case, series, device):
     if impl == named.NGRAM:
         grams = NGram.of(one.read(), vocab=one.model.config.vocab_size)
         drafted = grams.likeliest(ids)
-        bits = averaged(grams.bits(ids)[:, skipped:], text)
+        bits = averaged(per_byte(grams.bits(ids)[:, skipped:], text), text)
         record(bits, metric="bits_per_byte", convention=named.held_out(one.about))
     else:
         most = drafters.most_frequent(one.read())

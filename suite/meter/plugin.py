@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--v3-device", choices=("cpu", "cuda"), help="cpu or cuda (default: cuda where there is one)")
     group.addoption("--v3-checkpoint", default=None, help="a released checkpoint, for the cases that want one")
     group.addoption("--v3-corpus", default=None, help="a folder of text that the mtp area trains and measures on")
+    group.addoption("--v3-tokenizer", default=None, help="a tokenizer.json: its tokens, not bytes, for mtp's proxies")
     group.addoption("--v3-cases", default=str(case_table.PATH), help="the file of cases")
 
 
@@ -49,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         plan = Plan(
             profile=config.getoption("--v3-profile"), device=config.getoption("--v3-device") or default_device(),
             cases=cases, checkpoint=config.getoption("--v3-checkpoint"), corpus=config.getoption("--v3-corpus"),
+            tokenizer=config.getoption("--v3-tokenizer"),
         )  # fmt: skip
     plan.session = config.stash[SESSION] = Session(plan)
     config.pluginmanager.register(Trouble(plan.session))

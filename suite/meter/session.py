@@ -37,6 +37,7 @@ class Plan:
     resume: bool = False
     checkpoint: str | None = None
     corpus: str | None = None  # a folder of text in place of a course's own
+    tokenizer: str | None = None  # a tokenizer.json whose tokens the mtp area's proxies read in place of bytes
     say: Callable[[str], None] = lambda line: None
     session: Session | None = None  # the plug-in's, once pytest has started
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.mtp.conventions import ALL_TEXT, KINDS
-from v3bench.suite.train.corpus import END, Corpus
+from v3bench.suite.train.corpus import Corpus, Source
 
 CODE, PROSE = KINDS
 
@@ -30,13 +30,15 @@ class Windows:
 
     ids    int64 (F, per_file, length + 1)
     kinds  masks by kind of text, bool of the same shape. ALL_TEXT is true throughout. CODE and PROSE are there where
-           any file is Python source, and false in files that are not.
+           any file is Python source, and false in files that are not. A token is of the kind of its first byte.
+    bytes_per_token  float64 (F), the mean of each file
     """
 
     names: tuple[str, ...]
     ids: Tensor
     kinds: dict[str, Tensor]
     left_out: int
+    bytes_per_token: Tensor
 
 
 @lru_cache(32)  # what is a comment takes a second to find
@@ -48,8 +50,8 @@ def windows(corpus: Corpus, per_file: int, length: int, most: int | None = None)
     """
     if min(per_file, length) < 1 or (most is not None and most < 1):
         raise BadInput(f"{per_file} windows of {length} tokens in {most} files", where="windows", right="at least 1")
-    held = list(held_out(corpus))
-    enough = [(name, text) for name, text in held if len(text) > per_file * length]
+    held = list(corpus.files(held_out=True))
+    enough = [(source, text) for source, text in held if len(text) > per_file * length]
     left_out = len(held) - len(enough)
     if not enough:
         what = f"none of {len(held)} held-out files has {per_file * length + 1} tokens"
@@ -62,21 +64,20 @@ def windows(corpus: Corpus, per_file: int, length: int, most: int | None = None)
 
     ids = rows(text for _, text in enough).long()
     kinds = {ALL_TEXT: torch.ones_like(ids, dtype=torch.bool)}
-    python = [name.endswith(".py") for name, _ in enough]
+    python = [source.name.endswith(".py") for source, _ in enough]
     if any(python):
         none = torch.zeros(max(len(text) for _, text in enough), dtype=torch.bool)
-        prose = rows(prose_of(t) if it_is else none[: len(t)] for it_is, (_, t) in zip(python, enough, strict=True))
+        pairs = zip(python, enough, strict=True)
+        prose = rows(prose_tokens(corpus, *file) if it_is else none[: len(file[1])] for it_is, file in pairs)
         kinds |= {CODE: ~prose & torch.tensor(python)[:, None, None], PROSE: prose}
-    return Windows(tuple(name for name, _ in enough), ids, kinds, left_out)
+    names, sizes = zip(*((source.name, source.size / source.tokens) for source, _ in enough), strict=True)
+    return Windows(names, ids, kinds, left_out, torch.tensor(sizes, dtype=torch.float64))
 
 
 def held_out(corpus: Corpus) -> Iterator[tuple[str, Tensor]]:
-    """Name and tokens of each held-out file, without the END after it."""
-    start = 0
-    for source in corpus.sources:
-        if source.held_out:
-            yield source.name, corpus.held_out[start : start + source.size]
-            start += source.size + len(END)
+    """Name and tokens of each held-out file."""
+    for source, text in corpus.files(held_out=True):
+        yield source.name, text
 
 
 def cut(text: Tensor, per_file: int, length: int) -> Tensor:
@@ -86,6 +87,13 @@ def cut(text: Tensor, per_file: int, length: int) -> Tensor:
     """
     starts = torch.arange(per_file) * (len(text) - length - 1) // max(per_file - 1, 1)
     return text[starts[:, None] + torch.arange(length + 1)]
+
+
+def prose_tokens(corpus: Corpus, source: Source, text: Tensor) -> Tensor:
+    """Which tokens (N) of a held-out file of Python source begin within a comment or a docstring, bool."""
+    if corpus.encoding is None:
+        return prose_of(text)
+    return prose_of(corpus.encoding.texts[source.sha256])[corpus.encoding.begins[source.sha256]]
 
 
 def prose_of(text: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from v3bench.model_ref.errors import BadInput
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-MOST = 1 << 16  # words of a vocabulary
+MOST = 1 << 18  # words of a vocabulary: those of released models
 DENSE = 1 << 25  # keys below it are ranked by a table of them all, 5 bytes each, in place of a sort
 HELD = 1 << 24  # probabilities that are held at a time: 128 MB
 FEW = (0.5, 1.0, 1.5)  # discounts where the counts are too few to give any
@@ -68,7 +68,7 @@ class NGram:
 
     @classmethod
     def of(cls, tokens: Tensor, order: int = 5, vocab: int = 256) -> Self:
-        """Of a text (N). Raises BadInput for an empty one, for tokens not below ``vocab``, for that above 65536."""
+        """Of a text (N). Raises BadInput for an empty one, for tokens not below ``vocab``, for that above MOST."""
         if order < 1 or not 1 <= vocab <= MOST:
             what = f"order {order}, {vocab} words"
             raise BadInput(what, where="n-gram", right=f"at least 1, at most {MOST}")

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from v3bench.model_ref.config import Config
 from v3bench.model_ref.crew import one_thread
+from v3bench.suite import tokens
 from v3bench.suite.ledger.cases import Case
 from v3bench.suite.ledger.claims import published
 from v3bench.suite.meter.progress import Training
 from v3bench.suite.meter.session import Session
 from v3bench.suite.models import AnyConfig
-from v3bench.suite.train import checkpoint, corpus, proxies
+from v3bench.suite.train import checkpoint, proxies, tokenised
 from v3bench.suite.train.plan import Plan
 from v3bench.suite.train.trained import CONFIG, Trained
 from v3bench.suite.train.trainer import Trainer
@@ -44,9 +45,19 @@ def course(session: Session, case: Case, subject: str) -> Plan:
     options["steps"] = shape.get("steps_of", {}).get(subject, shape["steps"])
     if session.plan.corpus is not None:
         options["corpus"] = session.plan.corpus
+    change = proxy.change | vocabulary(session.plan.tokenizer)
     return Plan(
-        model=proxy.preset, change=proxy.change, device=session.plan.device, mtp=True, **over_time(), **options
+        model=proxy.preset, change=change, device=session.plan.device, mtp=True, tokenizer=session.plan.tokenizer,
+        **over_time(), **options,
     )  # fmt: skip
+
+
+def vocabulary(tokenizer: str | None) -> dict[str, Any]:
+    """What a tokenizer changes in a proxy's config. Raises BadInput."""
+    if tokenizer is None:
+        return {}
+    # None of its tokens ends a text here, and those that the preset names mean something else.
+    return {"vocab_size": tokens.read(tokenizer).size, "bos_token_id": None, "eos_token_id": None}
 
 
 def over_time() -> dict[str, Any]:
@@ -73,7 +84,8 @@ def trained(session: Session, case: Case, subject: str, visit: Visit | None = No
 def train(session: Session, whole: Case, visit: Visit) -> None:
     """Train all subjects of a course: on a CPU side by side, a thread each, which outruns one after another on all."""
     stop, alone = Event(), Lock()
-    session.list_corpus(corpus.load(course(session, whole, whole.subjects[0]).corpus))
+    first = course(session, whole, whole.subjects[0])
+    session.list_corpus(tokenised.load(first.corpus, first.tokenizer))
 
     def run(subject: str) -> None:
         torch.set_num_threads(1)
@@ -113,7 +125,7 @@ def begun(session: Session, case: Case, subject: str, *, bias: bool) -> Trained:
     """A subject after the ``first`` steps of its course, with its balancing biases updated or left at zero."""
     plan = course(session, case, subject)
     plan = plan if bias else replace(plan, bias_speed=0.0)
-    trainer = Trainer(plan, corpus.load(plan.corpus))
+    trainer = Trainer(plan, tokenised.load(plan.corpus, plan.tokenizer))
     with one_thread():
         while trainer.done < case.shape["first"]:
             trainer.step()

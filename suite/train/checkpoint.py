@@ -12,8 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite.run_folder import write_whole
-from v3bench.suite.train.corpus import Corpus, load
+from v3bench.suite.train.corpus import Corpus
 from v3bench.suite.train.plan import FP32, Plan
+from v3bench.suite.train.tokenised import load
 from v3bench.suite.train.trainer import Outcome, Trainer
 
 LOOK = 32  # steps after which a run is asked whether its losses still are numbers
@@ -39,7 +40,7 @@ def trained(
     is called behind every step, before it is saved; for a step that is saved, never again. Raises BadInput where the
     file is of another plan or corpus, where it cannot be written, and where the corpus is too short.
     """
-    corpus = corpus or load(plan.corpus)
+    corpus = corpus or load(plan.corpus, plan.tokenizer)
     saved = path is not None and path.exists()
     start = begun(replace(plan, recipe=FP32, held_out=0), corpus) if plan.shared and not saved else None
     trainer = Trainer(plan, corpus, start)

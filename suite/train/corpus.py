@@ -5,7 +5,7 @@
     a folder    the user's own text
 
 The files' hashes and the split give a corpus its own hash. It differs between machines, and runs on corpora of
-different hashes are never compared.
+different hashes are never compared. tokenised.py has the same corpora in a tokenizer's tokens.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from v3bench.model_ref.errors import BadInput
+
+if TYPE_CHECKING:
+    from v3bench.suite.train.tokenised import Encoding
 
 WORDS = 256  # a token is a byte
 HELD_OUT = 20  # one file of so many is held out
@@ -32,33 +35,56 @@ END = b"\0"  # after each file
 
 @dataclass(frozen=True)
 class Source:
-    """One file: its name within the corpus, the SHA-256 of its bytes, their number, and its side of the split."""
+    """One file: its name within the corpus, the SHA-256 of its bytes, their number, its side of the split, its tokens.
+
+    These are counted without what stands between files.
+    """
 
     name: str
     sha256: str
     size: int
     held_out: bool
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Tokens of both sides, uint8 (N), and the files they come from; ``sha256`` is over names, contents and split."""
+    """Tokens of both sides, (N), and the files they come from; ``sha256`` is over names, contents and split.
+
+    A token is a byte, uint8, unless an ``encoding`` says otherwise.
+    """
 
     name: str
     sources: tuple[Source, ...]
     train: Tensor
     held_out: Tensor
     sha256: str
+    encoding: Encoding | None = None
+
+    @property
+    def about(self) -> str:
+        """The corpus in words, for a convention."""
+        told = f"{self.name} {self.sha256[:12]}"
+        return told if self.encoding is None else f"{told}, {self.encoding.about}"
+
+    def files(self, *, held_out: bool) -> Iterator[tuple[Source, Tensor]]:
+        """Each file of a side with its own tokens, without what stands between files."""
+        side, place = self.held_out if held_out else self.train, 0
+        before, after = (0, len(END)) if self.encoding is None else (len(self.encoding.tokens.start), 0)
+        for source in self.sources:
+            if source.held_out is held_out:
+                place += before
+                yield source, side[place : place + source.tokens]
+                place += source.tokens + after
 
     def as_json(self) -> dict[str, Any]:
         """The list of files, as a run folder keeps it."""
-        files = [[source.name, source.sha256, source.size, source.held_out] for source in self.sources]
-        return {
-            "name": self.name,
-            "sha256": self.sha256,
-            "columns": ["file", "sha256", "bytes", "held out"],
-            "files": files,
-        }
+        files: list[list[Any]] = [[s.name, s.sha256, s.size, s.held_out] for s in self.sources]
+        columns, told = ["file", "sha256", "bytes", "held out"], {}
+        if self.encoding is not None:
+            files = [[*row, source.tokens] for row, source in zip(files, self.sources, strict=True)]
+            columns, told = [*columns, "tokens"], {"tokenizer": self.encoding.as_json()}
+        return {"name": self.name, "sha256": self.sha256, **told, "columns": columns, "files": files}
 
 
 class Batches:
@@ -146,7 +172,7 @@ def of(name: str, found: list[tuple[str, Path]]) -> Corpus:
     # The split follows the contents, wherever they lie and whatever they are called.
     held = set(sorted(texts)[: max(1, len(texts) // HELD_OUT)])
     sources = tuple(
-        Source(inside, digest, len(data), digest in held)
+        Source(inside, digest, len(data), digest in held, len(data))
         for digest, (inside, data) in sorted(texts.items(), key=lambda item: item[1][0])
     )
     sides = (b"".join(texts[s.sha256][1] + END for s in sources if s.held_out is side) for side in (False, True))

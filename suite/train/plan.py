@@ -23,7 +23,8 @@ POSITIVE = ("steps", "batch", "length", "rate", "clip")
 class Plan:
     """One run. Its budget is ``steps``, never time, so that machines of any speed make the same run.
 
-    ``model`` is a preset or a config.json with ``change`` put into it. ``recipe`` is "fp32", or a name of
+    ``model`` is a preset or a config.json with ``change`` put into it. A token is a byte, or one of the tokenizer.json
+    that ``tokenizer`` is the path of. ``recipe`` is "fp32", or a name of
     precision.RECIPES: those train BF16 weights over FP32 master weights. Runs with the same ``init`` begin from the
     same master weights, with the same ``order`` they see the same data, whatever their recipe; the first ``shared``
     of the steps are made in FP32 by all of them, so that they part once learning is steady. Optimiser as in V3
@@ -36,6 +37,7 @@ class Plan:
     change: Mapping[str, Any] = field(default_factory=dict, hash=False)
     recipe: str = FP32
     corpus: str = "stdlib"
+    tokenizer: str | None = None
     steps: int
     shared: int = 0
     batch: int
@@ -110,7 +112,10 @@ class Plan:
 
     def as_json(self) -> str:
         """The plan as text; equal plans have equal texts."""
-        return json.dumps(asdict(self) | {"change": dict(self.change)}, sort_keys=True)
+        raw = asdict(self) | {"change": dict(self.change)}
+        if self.tokenizer is None:  # so that a run on bytes goes on from what was saved before there were others
+            del raw["tokenizer"]
+        return json.dumps(raw, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

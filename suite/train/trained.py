@@ -60,21 +60,27 @@ class Trained:
         return ids
 
     def read(self) -> Tensor:
-        """The text that it was trained on, uint8 (N): windows that lie side by side there do so here."""
+        """The tokens that it was trained on, (N): windows that lie side by side there do so here."""
         order = self.order[: self.steps * self.plan.batch].sort().values
         starts = order * self.plan.length
         text: Tensor = self.corpus.train[(starts[:, None] + torch.arange(self.plan.length)).flatten()]
         return text
 
     def write(self, folder: Path) -> None:
-        """The weights as a checkpoint that ``load_pretrained`` and ``v3bench generate`` read. Raises BadInput."""
+        """The weights as a checkpoint that ``load_pretrained`` and ``v3bench generate`` read, with its tokenizer.
+
+        Raises BadInput.
+        """
         config = self.model.config
         table = DEEPSEEK if isinstance(config, Config) else DENSE
         tensors = {name: w.contiguous() for name, w in released(self.model, config, table).items()}
         raw = override(read_json(models.presets()[self.plan.model]), dict(self.plan.change), self.plan.model)
+        encoding = self.corpus.encoding
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / SINGLE, save(tensors, metadata={"format": "pt"}))
+            for name, data in ({} if encoding is None else encoding.tokens.files).items():
+                write_whole(folder / name, data)
             write_whole(folder / CONFIG, json.dumps(raw, indent=1) + "\n")
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
@@ -84,7 +90,7 @@ class Trained:
     def about(self) -> str:
         """The training in words, for a convention."""
         tokens = self.steps * self.plan.batch * self.plan.length
-        return f"trained on {tokens} tokens of {self.corpus.name} {self.corpus.sha256[:12]}"
+        return f"trained on {tokens} tokens of {self.corpus.about}"
 
 
 @cache

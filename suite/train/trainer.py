@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from v3bench.model_ref.errors import BadInput
 from v3bench.model_ref.model import Model
-from v3bench.suite import models
+from v3bench.suite import models, tokens
 from v3bench.suite.train.corpus import WORDS, Batches, Corpus
 from v3bench.suite.train.plan import Plan
 
@@ -35,7 +35,9 @@ class Trainer:
 
     def __init__(self, plan: Plan, corpus: Corpus, state: Mapping[str, Tensor] | None = None) -> None:
         config = plan.config
-        if config.vocab_size < WORDS:
+        if corpus.encoding is not None:
+            tokens.match(corpus.encoding.tokens, config.vocab_size, f"{plan.tokenizer} for {plan.model}")
+        elif config.vocab_size < WORDS:
             raise BadInput(f"vocab_size {config.vocab_size}", where=plan.model, right=f"at least {WORDS}: bytes")
         self.plan, self.corpus, self.done = plan, corpus, 0
         self.batches = Batches(corpus.train, plan.batch, plan.length, plan.order)

@@ -19,7 +19,17 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {"torch", "pandas", "jinja2", "pytest"}
 FLAGS = {
-    "run": {"--profile", "--only", "--device", "--out", "--resume", "--checkpoint", "--corpus", "--impl"},
+    "run": {
+        "--profile",
+        "--only",
+        "--device",
+        "--out",
+        "--resume",
+        "--checkpoint",
+        "--corpus",
+        "--tokenizer",
+        "--impl",
+    },
     "report": {"-o"},
     "claims": {"--json"},
     "model": {"--seq-len", "--count", "--set", "--json"},
@@ -65,6 +75,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (("nonsense",), "nonsense"),
         (("model",), "PRESET"),
         (("model", "no-such-model"), "no-such-model"),
+        (("run", "--device", "cpu", "--tokenizer", "nowhere"), "nowhere: cannot be read (No such file or directory)"),
         (("model", "deepseek-v3", "--seq-len", "0"), "--seq-len"),
         (("model", "deepseek-v3", "--seq-len", "x"), "--seq-len"),
         (("model", "."), ".: holds no config.json"),

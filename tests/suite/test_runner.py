@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 from v3bench.model_ref.errors import BadInput
 from v3bench.suite import models, runner
+from v3bench.suite.mtp import ngram
 from v3bench.suite.run_folder import load_run
+
+from .vocabularies import bpe
 
 
 def test_a_benchmark_that_cannot_be_imported_is_a_failure_in_words(child, quick):
@@ -75,6 +79,9 @@ def test_the_users_pytest_settings_change_nothing(child, quick):
         ({"device": "tpu"}, "--device: unknown device 'tpu'; expected cpu or cuda"),
         ({"checkpoint": "nowhere"}, "nowhere: holds no config.json"),
         ({"corpus": "nowhere"}, "--corpus nowhere: is no folder; expected a folder of text"),
+        ({"tokenizer": "nowhere"}, "nowhere: cannot be read (No such file or directory); expected a tokenizer.json"),
+        ({"tokenizer": "", "only": ("mtp",)}, "tokenizer.json: cannot be read (No such file or directory)"),
+        ({"tokenizer": "nowhere", "only": ("fp8",)}, "--tokenizer: mtp is not among the areas to run; expected --only"),
         ({"out": ""}, "--out: is empty; expected a folder to write"),
         ({"out": "nowhere", "resume": True}, "nowhere: holds no run to go on with"),
         ({"resume": True}, "--resume: runs/ holds no quick run on cpu"),
@@ -123,6 +130,44 @@ def test_two_folders_given_do_not_share_a_run(tmp_path, kind):
     assert len(load_run(tmp_path / "run").info["segments"]) == 3
 
 
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        ("", "cannot be read as a tokenizer"),
+        ("{}", "cannot be read as a tokenizer"),
+        (None, "has 280 tokens; expected at most 279: so many words an n-gram model is made of"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused_at_once(tmp_path, monkeypatch, content, what):
+    monkeypatch.setattr(ngram, "MOST", 279)
+    path = bpe(tmp_path)
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match=re.escape(what)) as error:
+        runner.run(device="cpu", only=["mtp"], out=tmp_path / "run", tokenizer=tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_tokenizers_do_not_share_a_run(tmp_path):
+    one, other = (bpe(tmp_path / name, special=[name]) for name in ("one", "two"))
+    options = {"profile": "smoke", "device": "cpu", "out": tmp_path / "run", "bench": tmp_path}  # no benchmark is there
+    runner.run(**options, only=["tpot"])
+    runner.run(**options, only=["mtp"], tokenizer=one)
+    runner.run(**options, only=["mtp"], tokenizer=one.parent)
+    runner.run(**options, only=["tpot"])
+    told = f"tokenizer.json@{hashlib.sha256(one.read_bytes()).hexdigest()[:12]}"
+    with pytest.raises(BadInput, match=f"was measured with tokenizer {told}; this is tokenizer.json@.*another --out"):
+        runner.run(**options, only=["mtp"], tokenizer=other)
+    with pytest.raises(BadInput, match=f"was measured with tokenizer {told}; this is none"):
+        runner.run(**options, only=["mtp"])
+    commands = [segment["command"] for segment in load_run(tmp_path / "run").info["segments"]]
+    assert [command.endswith(f"--only mtp --tokenizer {told}") for command in commands] == [False, True, True, False]
+    runner.run(**options | {"out": tmp_path / "bytes"}, only=["mtp"])
+    with pytest.raises(BadInput, match=f"was measured with tokenizer none; this is {told}"):
+        runner.run(**options | {"out": tmp_path / "bytes"}, only=["mtp"], tokenizer=one)
+
+
 REFUSING = """
 from v3bench.model_ref.errors import BadInput
 
@@ -158,8 +203,12 @@ def test_default_folders_do_not_run_into_each_other(tmp_path, monkeypatch):
     assert runner.chosen_folder(None, "cpu", "smoke", resume=True) == first
 
 
-def test_the_command_names_no_path_of_the_machine():
-    given = {"--checkpoint": "/home/me/checkpoint", "--corpus": "/home/me/text"}
+def test_the_command_names_no_path_of_the_machine(tmp_path):
+    for name in ("checkpoint", "text"):
+        (tmp_path / name).mkdir()
+    shutil.copy(models.presets()["llama-tiny"], tmp_path / "checkpoint" / "config.json")
+    given = {"--checkpoint": runner.checked_checkpoint(tmp_path / "checkpoint")}
+    given["--corpus"] = runner.checked_corpus(tmp_path / "text")
     words = runner.command_line("quick", ("tpot", "mtp"), "cpu", True, given)
     told = "--only tpot,mtp --resume --checkpoint checkpoint --corpus text"
     assert words == f"v3bench run --profile quick --device cpu {told}"

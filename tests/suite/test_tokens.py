@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -13,27 +14,15 @@ from v3bench.model_ref.errors import BadInput
 from v3bench.suite import tokens
 from v3bench.suite.tokens import Bytes, Stream, Tokens
 
+from .vocabularies import bpe, words
+
 TEXT = "héllo wörld: 日本語 😀 naïve"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of 280 tokens, two of them special, trained on a few words."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=280,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator([TEXT, "def f(x): return x"] * 9, trainer)
-    path = tmp_path_factory.mktemp("tokenizer")
-    made.save(str(path / "tokenizer.json"))
-    return path
+    return bpe(tmp_path_factory.mktemp("tokenizer"), [TEXT, "def f(x): return x"]).parent
 
 
 def streamed(vocabulary: Tokens, ids: list[int], step: int) -> list[str]:
@@ -81,7 +70,9 @@ def test_the_token_before_a_text_is_the_checkpoints(folder: Path, tmp_path: Path
     (tmp_path / "tokenizer.json").write_text((folder / "tokenizer.json").read_text())
     settings = {"add_bos_token": True, "bos_token": {"content": "<s>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert tokens.of_folder(tmp_path, 300).start == (0,)
+    vocabulary = tokens.of_folder(tmp_path, 300)
+    assert vocabulary.start == (0,)
+    assert json.loads(vocabulary.files["tokenizer_config.json"]) == {"add_bos_token": True, "bos_token": "<s>"}
     made = Tokenizer.from_file(str(folder / "tokenizer.json"))
     made.post_processor = processors.TemplateProcessing(single="</s> $A <s>", special_tokens=[("<s>", 0), ("</s>", 1)])
     made.save(str(tmp_path / "tokenizer.json"))
@@ -116,3 +107,43 @@ def test_what_is_no_text_is_refused(folder: Path) -> None:
         Bytes().encode("\ud800")
     with pytest.raises(BadInput, match="is no Unicode text"):
         tokens.of_folder(folder, 300).encode("\ud800")
+
+
+def test_a_tokenizer_is_read_by_its_file_or_its_folder(folder: Path, tmp_path: Path) -> None:
+    path = folder / "tokenizer.json"
+    assert tokens.read(str(path)) is tokens.read(str(path))
+    assert tokens.read(str(folder)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert tokens.read(str(path)).files == {"tokenizer.json": path.read_bytes()}
+    with pytest.raises(BadInput, match=r"none: cannot be read \(No such file or directory\); expected a tokenizer"):
+        tokens.read(str(tmp_path / "none"))
+    with pytest.raises(BadInput, match=r"tokenizer.json: holds no tokens; expected a file that the package tokenizers"):
+        tokens.read(str(words(tmp_path, [])))
+
+
+def test_many_texts_at_once_with_the_place_of_each_token(tmp_path: Path) -> None:
+    vocabulary, texts = tokens.read(str(bpe(tmp_path, ["a return"]))), [TEXT, "", "a return return"]
+    found = vocabulary.encode_batch(texts)
+    assert [one.ids for one in found] == [vocabulary.encode(text) for text in texts]
+    assert found[2].offsets == [(0, 1), (1, 8), (8, 15)]  # the blank that a token begins with is part of it
+
+
+def test_lengths_that_a_tokenizer_names_cut_nothing(folder: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.enable_truncation(3)
+    made.enable_padding(direction="left", length=99)
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert len(made.encode(TEXT).ids) == 99
+    vocabulary = tokens.read(str(tmp_path))
+    assert vocabulary.start == ()
+    whole = tokens.read(str(folder)).encode(TEXT)
+    assert vocabulary.encode(TEXT) == vocabulary.encode_batch([TEXT, "x"])[0].ids == whole
+
+
+def test_text_without_tokens_is_one_line(tmp_path: Path) -> None:
+    vocabulary = tokens.read(str(words(tmp_path, ["some", "words"])))
+    assert vocabulary.encode("words some") == [1, 0]
+    for tried in (vocabulary.encode, lambda text: vocabulary.encode_batch([text])):
+        with pytest.raises(BadInput, match=r"text: cannot be tokenised \(WordLevel error: .*expected text that the"):
+            tried("other words")

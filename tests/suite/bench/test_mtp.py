@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from pathlib import Path
 
 import pytest
 import torch
 from v3bench.model_ref import load_pretrained
 from v3bench.model_ref.errors import BadInput
+from v3bench.suite import cli, generation, tokens
 from v3bench.suite.bench import bench_mtp
 from v3bench.suite.ledger import cases
 from v3bench.suite.ledger.data import table
@@ -17,6 +20,9 @@ from v3bench.suite.meter.recorder import Recorder
 from v3bench.suite.meter.session import Plan, Session
 from v3bench.suite.mtp import conventions as named
 from v3bench.suite.mtp import proxy
+from v3bench.suite.train import corpus
+
+from ..vocabularies import bpe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not writable:UserWarning")
 V3 = "proxy.mtp-v3"
@@ -167,6 +173,75 @@ def test_a_course_says_how_often_it_is_saved(session, monkeypatch):
     )
     proxy.trained(session, session.plan.cases[course.name], V3)
     assert steps == [3, 4]
+
+
+@pytest.fixture
+def in_tokens(session, tmp_path, monkeypatch):
+    """The same session on Python files of its own, a third of them held out, in the tokens of a tokenizer."""
+    monkeypatch.setattr(corpus, "HELD_OUT", 3)
+    text = tmp_path / "text"
+    text.mkdir()
+    for n in range(9):
+        (text / f"{n}.py").write_text(f"# Number {n}, é.\nvalue = {n}\n" * 20)
+    session.plan.corpus = str(text)
+    session.plan.tokenizer = str(bpe(tmp_path / "tokenizer", ["# Number 1, é.\nvalue = 2\n"], size=290, start="<s>"))
+    return session
+
+
+def test_bits_of_tokens_are_told_per_byte(in_tokens):
+    """By hand: the file's own bytes and tokens, and the model's loss on its first and its last window."""
+    one = proxy.trained(in_tokens, in_tokens.plan.cases["mtp-learning-smoke"], V3)
+    assert (one.model.config.vocab_size, one.plan.tokenizer) == (290, in_tokens.plan.tokenizer)
+    found = run(in_tokens, "mtp-acceptance-smoke", f"{V3}/module", "test_acceptance", **SHORT, per_file=2)
+    read, wanted = tokens.read(in_tokens.plan.tokenizer), []
+    for source in one.corpus.sources:
+        if source.held_out:
+            text = (Path(in_tokens.plan.corpus) / source.name).read_bytes()
+            ids = read.encode(text.decode())
+            rows = torch.tensor([ids[:33], ids[-33:]])
+            with torch.no_grad():
+                logits = one.model(rows[:, :-1])[:, 3:]  # behind three drafts
+            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 4:].flatten()).item()
+            wanted.append(nats / math.log(2) * len(ids) / len(text))
+    (bits,) = (m for m in found if m.metric == "bits_per_byte")
+    assert len(wanted) == 3
+    assert bits.samples == pytest.approx(wanted, rel=1e-5)
+    assert bits.convention.endswith(f"of text {one.corpus.sha256[:12]}, tokenizer {read.sha256[:12]}")
+    kinds = {named.parse_forced(m.convention).text for m in found if m.metric == "draft_accuracy"}
+    assert kinds == {named.ALL_TEXT, *named.KINDS}
+
+
+def test_all_that_is_measured_of_proxies_goes_in_tokens(in_tokens):
+    *found, losses = run(in_tokens, "mtp-learning-smoke", f"{V3}/module", "test_learning")
+    assert len(losses.samples) == 4
+    bits = [m.samples for m in found if m.metric == "bits_per_byte"]
+    assert all(0 < value < math.log2(290) / 2 for samples in bits for value in samples)  # over two bytes a token
+    for impl in in_tokens.plan.cases["mtp-floor-smoke"].impls:
+        found = run(in_tokens, "mtp-floor-smoke", f"{V3}/{impl}", "test_floor", **SHORT)
+        assert all(len(m.samples) == 3 for m in found)
+    assert len(run(in_tokens, "mtp-balance-smoke", f"{V3}/module", "test_balance", first=2, **SHORT)) == 6
+    assert run(in_tokens, "mtp-speed-smoke", f"{V3}/float32", "test_speculation", new=6, prompt=4, context=12)
+    (listed,) = in_tokens.plan.folder.path.glob("corpus-*.json")
+    assert json.loads(listed.read_text())["tokenizer"]["size"] == 290
+
+
+def test_a_proxy_generates_by_its_tokenizer(in_tokens, capsys):
+    proxy.trained(in_tokens, in_tokens.plan.cases["mtp-learning-smoke"], V3)
+    folder = in_tokens.plan.folder.path / proxy.FOLDER / "mtp-learning-smoke-mtp-v3"
+    assert (folder / "tokenizer.json").read_bytes() == Path(in_tokens.plan.tokenizer).read_bytes()
+    asked = ["generate", str(folder), "--prompt", "value = é", "--max-new-tokens", "9", "--mtp", "--json"]
+    assert cli.main(asked) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["tokens"]) == 9  # none of them ends a text
+    assert answer["text"] == tokens.read(in_tokens.plan.tokenizer).decode(answer["tokens"])
+    assert generation.stop_of(folder) == frozenset()
+
+
+def test_bits_of_bytes_are_what_they_were(session):
+    one = proxy.trained(session, session.plan.cases["mtp-learning-smoke"], V3)
+    text = bench_mtp.text_of(one, {"files": 3, "per_file": 1, "window": 32})
+    bits = torch.rand(3, 30)
+    assert torch.equal(bench_mtp.per_byte(bits, text), bits.double())
 
 
 def test_parts_of_a_step(session, monkeypatch):

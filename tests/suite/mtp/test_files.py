@@ -1,11 +1,16 @@
 """Windows of held-out files, and the kinds of their text."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from v3bench.model_ref.errors import BadInput
+from v3bench.suite import tokens
 from v3bench.suite.mtp.conventions import ALL_TEXT
 from v3bench.suite.mtp.files import CODE, PROSE, by_file, cut, held_out, prose_of, windows
-from v3bench.suite.train import corpus
+from v3bench.suite.train import corpus, tokenised
+
+from ..vocabularies import words
 
 SOURCE = '''#!/usr/bin/env python
 """Says é.
@@ -131,6 +136,26 @@ def test_kinds_are_those_of_their_tokens(held):
         else:
             assert not code.any()
             assert not comment.any()
+
+
+def test_a_token_is_of_the_kind_of_its_first_byte(tmp_path):
+    texts = {"a.py": 'é = "日" #é\n', "b.py": "b # y\n", "c.py": "# c\n", "d.py": "b\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    of_bytes = corpus.of("c", corpus.folder(tmp_path))
+    sources = tuple(replace(source, held_out=source.name != "d.py") for source in of_bytes.sources)
+    train, held = (tokens_of("\0".join(list(texts.values())[part] + [""]).encode()) for part in (slice(3, 4), slice(3)))
+    of_bytes = replace(of_bytes, sources=sources, train=train, held_out=held)
+    read = tokens.read(str(words(tmp_path, ["é", "=", '"日"', "#é", "b", "#", "y", "c"])))
+    found = windows(tokenised.tokenised(of_bytes, read), per_file=1, length=2)
+    assert found.names == ("a.py", "b.py")
+    assert found.ids.tolist() == [[[0, 1, 2]], [[4, 5, 6]]]
+    assert found.kinds[PROSE].tolist() == [[[False] * 3], [[False, True, True]]]
+    assert torch.equal(found.kinds[CODE], ~found.kinds[PROSE])
+    assert found.bytes_per_token.tolist() == [15 / 4, 6 / 3]
+    (last,) = windows(tokenised.tokenised(of_bytes, read), per_file=1, length=3).kinds[PROSE].tolist()
+    assert last == [[False, False, False, True]]  # by characters it would begin within the string
+    assert windows(of_bytes, per_file=1, length=2).bytes_per_token.tolist() == [1.0] * 3
 
 
 def test_other_text_has_one_kind(tmp_path):

@@ -104,11 +104,11 @@ def test_ranks_by_sort_and_by_table_are_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_wide_vocabulary() -> None:
-    """Five tokens of 16 bits are more than a key of 64 bits holds."""
-    small, wide = text_of(400, 9), torch.tensor([0, 1, 255, 256, 4095, 40000, 65000, 65534, 65535])
-    plain, spread = NGram.of(small, vocab=9), NGram.of(wide[small], vocab=65536)
+    """Five tokens of 18 bits are more than a key of 64 bits holds."""
+    small, wide = text_of(400, 9), torch.tensor([0, 1, 255, 256, 4095, 40000, 65535, 65536, ngram.MOST - 1])
+    plain, spread = NGram.of(small, vocab=9), NGram.of(wide[small], vocab=ngram.MOST)
     text = text_of(60, 9, seed=2)
-    # Longest n-grams that were seen get nearly the same; the rest differs by what is left for 65,536 words.
+    # Longest n-grams that were seen get nearly the same; the rest differs by what is left for 262,144 words.
     assert [len(grams.keys) for grams in spread.lengths] == [len(grams.keys) for grams in plain.lengths]
     for own, other in zip(plain.lengths, spread.lengths, strict=True):
         np.testing.assert_allclose(own.share, other.share)
@@ -141,7 +141,7 @@ def test_bad_input() -> None:
         NGram.of(torch.zeros(0, dtype=torch.uint8))
     with pytest.raises(BadInput, match="tokens from 1 to 9; expected 0 to 8"):
         NGram.of(torch.tensor([1, 9]), vocab=9)
-    with pytest.raises(BadInput, match="order 0, 256 words; expected at least 1, at most 65536"):
+    with pytest.raises(BadInput, match="order 0, 256 words; expected at least 1, at most 262144"):
         NGram.of(torch.tensor([1]), order=0)
     with pytest.raises(BadInput, match="tokens from 300 to 300"):
         NGram.of(torch.tensor([1, 2, 3])).bits(torch.tensor([300]))
