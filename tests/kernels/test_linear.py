@@ -1,10 +1,12 @@
-"""The plain product and torch's are one."""
+"""Every form of the product is one, in every number of rows."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from v3bench.kernels.linear import linear, reference
+from torch import Tensor
+from v3bench.kernels import linear as module
+from v3bench.kernels.linear import BAND, LARGE, linear, reference, turned, widened
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -13,3 +15,52 @@ def test_equals_the_definition(bias: bool) -> None:
     b = torch.randn(7, dtype=torch.float64) if bias else None
     torch.testing.assert_close(linear(x, w, b), reference(x, w, b))
     assert torch.allclose(reference(x, w, b)[1, 2, 4], x[1, 2] @ w[4] + (0 if b is None else b[4]))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [(2,), (1, 3), (2, 1, 4)])
+def test_few_rows_of_a_large_weight(bias: bool, rows: tuple[int, ...]) -> None:
+    x, w = torch.randn(*rows, 1024), torch.randn(LARGE // 1024, 1024)
+    b = torch.randn(len(w)) if bias else None
+    with torch.no_grad():
+        found = linear(x, w, b)
+    assert found.is_contiguous()
+    exact = reference(x.double(), w.double(), None if b is None else b.double())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(turned(x, w, b), found)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("width", [7, BAND // 4 + 1])
+def test_widened_products_are_rounded_once(bias: bool, width: int) -> None:
+    x, w = torch.randn(2, 3, 10).bfloat16(), torch.randn(width, 10).bfloat16()
+    b = torch.randn(width).bfloat16() if bias else None
+    exact = reference(x.double(), w.double(), None if b is None else b.double())
+    found = widened(x, w, b)
+    assert found.dtype == torch.bfloat16
+    # Half a step of bfloat16's eight digits, and the errors of a float32 sum of ten.
+    assert ((found.double() - exact).abs() <= exact.abs() * 2.0**-8 + 1e-5).all()
+
+
+def test_bfloat16_is_widened_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = torch.randn(2, 64).bfloat16(), torch.randn(3, 64).bfloat16()
+    seen: list[Tensor] = []
+
+    def watched(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        seen.append(x)
+        return widened(x, w, b)
+
+    monkeypatch.setattr(module, "widened", watched)
+    for lacks, rows, grad in ((True, 2, False), (True, 1, False), (False, 2, False), (True, 2, True)):
+        monkeypatch.setattr(module, "lacks_bf16", lambda lacks=lacks: lacks)
+        with torch.set_grad_enabled(grad):
+            linear(x[:rows], w)
+    assert len(seen) == 1
+    assert seen[0].shape == (2, 64)
+
+
+def test_nothing_in_nothing_out() -> None:
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.bfloat16):
+            assert linear(torch.zeros(2, 0, dtype=dtype), torch.zeros(3, 0, dtype=dtype)).tolist() == [[0.0] * 3] * 2
+            assert linear(torch.zeros(0, 4, dtype=dtype), torch.zeros(3, 4, dtype=dtype)).shape == (0, 3)
