@@ -3,7 +3,7 @@
 reference   the definition
 linear      launcher: torch's own; on a CPU, where no gradient is asked for, ``widened`` and ``turned``
 widened     BF16 in float32, for processors without instructions for it: there torch's own takes as long for each row
-            as for one
+            as for one, and from three rows on, of a large weight from nine, longer
 turned      few rows of a large float32 weight, as W x': for x W' the weight is first copied
 
 ``site`` is the weight's name where a recipe may treat its product apart: those in HIGH are never quantised (V3 report,
@@ -37,7 +37,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None, *, site: str = "") -> 
     """As ``reference``."""
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         rows = x.numel() // max(1, x.shape[-1])
-        if x.dtype == w.dtype == torch.bfloat16 and rows > 1 and lacks_bf16():
+        if x.dtype == w.dtype == torch.bfloat16 and rows > (2 if w.numel() <= BAND else FEW) and lacks_bf16():
             return widened(x, w, b)
         if x.dtype == w.dtype == torch.float32 and 1 < rows <= FEW and w.numel() >= LARGE:
             return turned(x, w, b)

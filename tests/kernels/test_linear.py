@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from v3bench.kernels import linear as module
-from v3bench.kernels.linear import BAND, LARGE, linear, reference, turned, widened
+from v3bench.kernels.linear import BAND, FEW, LARGE, linear, reference, turned, widened
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -43,7 +43,7 @@ def test_widened_products_are_rounded_once(bias: bool, width: int) -> None:
 
 
 def test_bfloat16_is_widened_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w = torch.randn(2, 64).bfloat16(), torch.randn(3, 64).bfloat16()
+    x, w, large = (torch.randn(*shape).bfloat16() for shape in ((FEW + 1, 64), (3, 64), (BAND // 64 + 1, 64)))
     seen: list[Tensor] = []
 
     def watched(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -51,12 +51,13 @@ def test_bfloat16_is_widened_only_where_it_helps(monkeypatch: pytest.MonkeyPatch
         return widened(x, w, b)
 
     monkeypatch.setattr(module, "widened", watched)
-    for lacks, rows, grad in ((True, 2, False), (True, 1, False), (False, 2, False), (True, 2, True)):
+    tried = [(True, 3, w, False), (True, FEW + 1, large, False)]
+    tried += [(True, 2, w, False), (True, FEW, large, False), (False, 3, w, False), (True, 3, w, True)]
+    for lacks, rows, weight, grad in tried:
         monkeypatch.setattr(module, "lacks_bf16", lambda lacks=lacks: lacks)
         with torch.set_grad_enabled(grad):
-            linear(x[:rows], w)
-    assert len(seen) == 1
-    assert seen[0].shape == (2, 64)
+            linear(x[:rows], weight)
+    assert [len(one) for one in seen] == [3, FEW + 1]
 
 
 def test_nothing_in_nothing_out() -> None:
