@@ -39,6 +39,24 @@ def text_of(one, shape):
     return windows(one.corpus, shape["per_file"], shape["window"], shape["files"])
 
 
+def whole_of(one, shape):
+    """More windows of each file, up to ``bits_per_file``: as many as half of the files have. Raises BadInput."""
+    few, per_file = text_of(one, shape), shape["bits_per_file"]
+    while per_file > shape["per_file"]:
+        with suppress(BadInput):  # every file is too short
+            text = text_of(one, shape | {"per_file": per_file})
+            if 2 * len(text.names) >= len(few.names):
+                return text
+        per_file //= 2
+    return few
+
+
+def bits_of(one, text, bits):
+    """(samples, convention) of the bits of tokens (N, P): per byte, a mean by file."""
+    per_file, length = text.ids.shape[1], text.ids.shape[2] - 1
+    return averaged(per_byte(bits, text), text), named.held_out(named.windowed(per_file, length, one.about))
+
+
 def prompts_of(one, shape):
     """The beginnings of so many held-out files, or more of each, ids (prompts, context + 1). Raises BadInput."""
     most = 0
@@ -88,8 +106,9 @@ def test_acceptance(record, case, series, device):
     one = proxy.trained(record.session, case, subject)
     text = text_of(one, shape)
     found = scores(drafting(one.model), text.ids.flatten(0, 1), shape["drafts"], shape["temperatures"])
-    bits = averaged(per_byte(found.bits, text), text)
-    record(bits, metric="bits_per_byte", convention=named.held_out(one.about))
+    whole = whole_of(one, shape)
+    bits, convention = bits_of(one, whole, scores(drafting(one.model), whole.ids.flatten(0, 1), 1).bits)
+    record(bits, metric="bits_per_byte", convention=convention)
     for d in range(shape["drafts"]):
         for kind in text.kinds:
             accepted, accurate = (averaged(v[:, d], text, kind) for v in (found.accepted, found.accurate))
@@ -110,8 +129,9 @@ def test_floor(record, case, series, device):
     if impl == named.NGRAM:
         grams = NGram.of(one.read(), vocab=one.model.config.vocab_size)
         drafted = grams.likeliest(ids)
-        bits = averaged(per_byte(grams.bits(ids)[:, skipped:], text), text)
-        record(bits, metric="bits_per_byte", convention=named.held_out(one.about))
+        whole = whole_of(one, shape)
+        bits, convention = bits_of(one, whole, grams.bits(whole.ids.flatten(0, 1))[:, 2:])  # as a model with a draft
+        record(bits, metric="bits_per_byte", convention=convention)
     else:
         most = drafters.most_frequent(one.read())
         drafted = torch.full_like(ids, most) if impl == named.MOST_FREQUENT else drafters.look_up(ids, most)

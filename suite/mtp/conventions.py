@@ -90,6 +90,11 @@ def held_out(about: str) -> str:
     return f"held-out files; {about}"
 
 
+def windowed(per_file: int, length: int, about: str) -> str:
+    """How much of each file: "16 windows of 128 tokens a file; <about>"."""
+    return f"{per_file} windows of {length} tokens a file; {about}"
+
+
 def after(steps: int, about: str) -> str:
     """acceptance_rate and bits_per_byte of bench "learning": "teacher-forced; draft 1; after 100 steps; <about>"."""
     return f"teacher-forced; draft 1; after {steps} steps; {about}"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from v3bench.suite.meter.session import Plan, Session
 from v3bench.suite.mtp import conventions as named
 from v3bench.suite.mtp import proxy
 from v3bench.suite.train import corpus
+from v3bench.suite.train.corpus import END, Corpus, Source
 
 from ..vocabularies import bpe
 
@@ -200,15 +202,29 @@ def test_bits_of_tokens_are_told_per_byte(in_tokens):
             ids = read.encode(text.decode())
             rows = torch.tensor([ids[:33], ids[-33:]])
             with torch.no_grad():
-                logits = one.model(rows[:, :-1])[:, 3:]  # behind three drafts
-            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 4:].flatten()).item()
+                logits = one.model(rows[:, :-1])[:, 1:]  # behind one draft
+            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 2:].flatten()).item()
             wanted.append(nats / math.log(2) * len(ids) / len(text))
     (bits,) = (m for m in found if m.metric == "bits_per_byte")
     assert len(wanted) == 3
     assert bits.samples == pytest.approx(wanted, rel=1e-5)
+    assert bits.convention.startswith("held-out files; 2 windows of 32 tokens a file; trained on ")
     assert bits.convention.endswith(f"of text {one.corpus.sha256[:12]}, tokenizer {read.sha256[:12]}")
     kinds = {named.parse_forced(m.convention).text for m in found if m.metric == "draft_accuracy"}
     assert kinds == {named.ALL_TEXT, *named.KINDS}
+
+
+def test_bits_are_of_as_much_as_half_of_the_files_have():
+    files = [(f"{n}.txt", bytes(range(97, 123)) * n) for n in range(1, 41)]  # 26 to 1,040 bytes
+    sources = tuple(Source(name, name, len(data), True, len(data)) for name, data in files)
+    text = torch.frombuffer(bytearray(b"".join(data + END for _, data in files)), dtype=torch.uint8)
+    one = SimpleNamespace(corpus=Corpus("text", sources, text[:0], text, "0"))
+    shape = {"files": 40, "per_file": 2, "window": 32}
+    few = bench_mtp.text_of(one, shape)
+    assert len(few.names) == 38  # those of 65 bytes and more
+    for most, per_file, count in ((64, 16, 21), (16, 16, 21), (32, 16, 21), (8, 8, 31), (2, 2, 38)):
+        found = bench_mtp.whole_of(one, shape | {"bits_per_file": most})
+        assert (found.ids.shape[1], len(found.names)) == (per_file, count)
 
 
 def test_all_that_is_measured_of_proxies_goes_in_tokens(in_tokens):
