@@ -5,6 +5,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 PYTEST  := $(BIN)/python -m pytest
+WORKERS := -n auto --maxprocesses 8 --dist loadfile
 OLDEST  := build/triton-3.6.0
 
 .PHONY: report test test-slow check wheel readme lock clean
@@ -14,11 +15,11 @@ report: $(READY)            ## run the benchmarks and print the ledger and where
 
 test: $(READY)              ## all tests but the slow ones
 	@mkdir -p build
-	@$(PYTEST) -q -m "not slow" --junitxml=build/test.xml
+	@$(PYTEST) -q -m "not slow" $(WORKERS) --junitxml=build/test.xml
 
 test-slow: $(READY) $(OLDEST)/.ready  ## the slow tests
 	@mkdir -p build
-	@$(PYTEST) -q -m slow --junitxml=build/test-slow.xml
+	@$(PYTEST) -q -m slow $(WORKERS) --junitxml=build/test-slow.xml
 
 check: $(READY)             ## lint and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

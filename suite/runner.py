@@ -86,7 +86,7 @@ def run(
             resume=resume,
             checkpoint=str(checkpoint) if checkpoint else None,
             corpus=str(Path(corpus).resolve()) if corpus else None,
-            tokenizer=None if tokenizer is None else str(Path(tokenizer).resolve()),
+            tokenizer=None if tokenizer is None else chosen_tokenizer(tokenizer),
             say=say,
         )
         segment = {"profile": profile, "areas": list(areas), "device": device, "launch": plan.launch, "start": now()}
@@ -189,6 +189,13 @@ def checked_tokenizer(path: str | Path | None, areas: Sequence[str]) -> str:
     return f"{tokens.file_of(path).name}@{read.sha256[:12]}"
 
 
+def chosen_tokenizer(path: str | Path) -> str:
+    """The one path of a tokenizer's file, however it was named: plans that are equal give equal paths."""
+    from v3bench.suite import tokens
+
+    return str(tokens.file_of(path).resolve())
+
+
 def chosen_device(device: str | None) -> str:
     """The device to run on. Raises BadInput where there is none such."""
     if device not in (None, "cpu", "cuda"):
@@ -256,7 +263,11 @@ def refuse_others(folder: RunFolder, given: Mapping[str, str], areas: Sequence[s
             whole = flag == TOKENIZER and PROXIES in areas and PROXIES in segment["areas"]
             if then != name and (whole or (name and then)):
                 what = f"was measured with {flag.removeprefix('--')} {then or 'none'}; this is {name or 'none'}"
-                raise BadInput(what, where=str(folder.path), right=f"another --out, or the same {flag}")
+                raise BadInput(
+                    what,
+                    where=str(folder.path),
+                    right=f"another --out, or {f'{flag} {then}' if then else f'no {flag}'}",
+                )
 
 
 def now() -> str:

@@ -118,14 +118,14 @@ class Tokenizer:
         self.files[SETTINGS] = json.dumps({"add_bos_token": True, "bos_token": token}).encode()
         return (found,)
 
-    def encode(self, text: str) -> list[int]:
-        """The text's tokens, no special one added."""
+    def encode(self, text: str, where: str = "text") -> list[int]:
+        """The text's tokens, no special one added; ``where`` it is, for errors."""
         try:
             ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:  # of half a surrogate pair the package says it is no str
-            raise BadInput("is no Unicode text", where="text", right="characters that UTF-8 has") from error
+            raise BadInput("is no Unicode text", where=where, right="characters that UTF-8 has") from error
         except Exception as error:
-            raise untold(error) from error
+            raise unknown(error, where) from error
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> Sequence[Encoded]:
@@ -133,7 +133,7 @@ class Tokenizer:
         try:
             found: Sequence[Encoded] = self.inner.encode_batch(texts, add_special_tokens=False)
         except Exception as error:
-            raise untold(error) from error
+            raise unknown(error) from error
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -142,9 +142,9 @@ class Tokenizer:
         return text
 
 
-def untold(error: Exception) -> BadInput:
-    """What is said of a text that a vocabulary cannot tell, as one without a token for what it does not know."""
-    return BadInput(f"cannot be tokenised ({error})", where="text", right="text that the tokenizer has tokens for")
+def unknown(error: Exception, where: str = "text") -> BadInput:
+    """What is said of a text that a vocabulary has no tokens for."""
+    return BadInput(f"cannot be tokenised ({error})", where=where, right="text that the tokenizer has tokens for")
 
 
 def contents(path: Path) -> bytes:

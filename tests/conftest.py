@@ -19,3 +19,9 @@ torch.set_num_threads(1)  # the tensors of tests are too small for threads, whic
 def seeded() -> None:
     """The same random numbers in whatever order tests run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def not_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest that a test starts is no worker of pytest-xdist, in which pytest-benchmark would time nothing."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)

@@ -14,7 +14,7 @@ from v3bench.suite.meter.clock import name_for
 from v3bench.suite.meter.scale import granted, of_weights, published
 from v3bench.suite.mtp import conventions as named
 from v3bench.suite.mtp import drafters, part_times, parts, proxy, speed, streamed, streaming
-from v3bench.suite.mtp.acceptance import scores
+from v3bench.suite.mtp.acceptance import bits_said, scores
 from v3bench.suite.mtp.balance import loads_of, max_violation
 from v3bench.suite.mtp.files import by_file, windows
 from v3bench.suite.mtp.ngram import NGram
@@ -39,8 +39,8 @@ def text_of(one, shape):
     return windows(one.corpus, shape["per_file"], shape["window"], shape["files"])
 
 
-def whole_of(one, shape):
-    """More windows of each file, up to ``bits_per_file``: as many as half of the files have. Raises BadInput."""
+def longer_of(one, shape):
+    """Up to ``bits_per_file`` windows a file, of the files that have them: at least half as many. Raises BadInput."""
     few, per_file = text_of(one, shape), shape["bits_per_file"]
     while per_file > shape["per_file"]:
         with suppress(BadInput):  # every file is too short
@@ -53,8 +53,8 @@ def whole_of(one, shape):
 
 def bits_of(one, text, bits):
     """(samples, convention) of the bits of tokens (N, P): per byte, a mean by file."""
-    per_file, length = text.ids.shape[1], text.ids.shape[2] - 1
-    return averaged(per_byte(bits, text), text), named.held_out(named.windowed(per_file, length, one.about))
+    files, per_file, read = text.ids.shape
+    return averaged(per_byte(bits, text), text), named.held_out(named.windowed(files, per_file, read - 1, one.about))
 
 
 def prompts_of(one, shape):
@@ -106,8 +106,8 @@ def test_acceptance(record, case, series, device):
     one = proxy.trained(record.session, case, subject)
     text = text_of(one, shape)
     found = scores(drafting(one.model), text.ids.flatten(0, 1), shape["drafts"], shape["temperatures"])
-    whole = whole_of(one, shape)
-    bits, convention = bits_of(one, whole, scores(drafting(one.model), whole.ids.flatten(0, 1), 1).bits)
+    longer = longer_of(one, shape)
+    bits, convention = bits_of(one, longer, bits_said(drafting(one.model), longer.ids.flatten(0, 1)))
     record(bits, metric="bits_per_byte", convention=convention)
     for d in range(shape["drafts"]):
         for kind in text.kinds:
@@ -129,8 +129,8 @@ def test_floor(record, case, series, device):
     if impl == named.NGRAM:
         grams = NGram.of(one.read(), vocab=one.model.config.vocab_size)
         drafted = grams.likeliest(ids)
-        whole = whole_of(one, shape)
-        bits, convention = bits_of(one, whole, grams.bits(whole.ids.flatten(0, 1))[:, 2:])  # as a model with a draft
+        longer = longer_of(one, shape)
+        bits, convention = bits_of(one, longer, grams.bits(longer.ids.flatten(0, 1))[:, 1:])
         record(bits, metric="bits_per_byte", convention=convention)
     else:
         most = drafters.most_frequent(one.read())

@@ -74,6 +74,15 @@ def scores(model: Model, ids: Tensor, drafts: int, temperatures: Sequence[float]
     return Scores(said, drafted, wanted, bits, tables)
 
 
+@torch.no_grad()
+def bits_said(model: Model, ids: Tensor, rows: int = 128) -> Tensor:
+    """Bits of each token of windows ids (N, L + 1) but the first, by the main head: float32 (N, L), on the CPU."""
+    parts = []
+    for some in ids.to(model.embed.weight.device).split(rows):
+        parts.append(compared(model.logits, model.hidden(some[:, :-1]), (), some[:, 1:], ()).bits)
+    return torch.cat(parts)
+
+
 def check(model: Model, ids: Tensor, drafts: int, temperatures: Sequence[float]) -> None:
     """Raise BadInput for what ``scores`` cannot do."""
     modules = len(model.mtp)

@@ -86,13 +86,13 @@ def accuracy(draft: int, about: str, *, text: str = ALL_TEXT) -> str:
 
 
 def held_out(about: str) -> str:
-    """bits_per_byte of bench "acceptance": "held-out files; <about>"."""
+    """bits_per_byte of benches "acceptance", "floor" and "released": "held-out files; <about>"."""
     return f"held-out files; {about}"
 
 
-def windowed(per_file: int, length: int, about: str) -> str:
-    """How much of each file: "16 windows of 128 tokens a file; <about>"."""
-    return f"{per_file} windows of {length} tokens a file; {about}"
+def windowed(files: int, per_file: int, length: int, about: str) -> str:
+    """``about`` of ``held_out``, and of how much text: "18 files, 16 windows of 128 tokens of each; <about>"."""
+    return f"{files} files, {per_file} windows of {length} tokens of each; {about}"
 
 
 def after(steps: int, about: str) -> str:

@@ -25,7 +25,8 @@ FORCED = (
     "of as many positions, of a kind of text those it has, and its 95 % interval over them."
 )
 BITS = (
-    "Cross-entropy of held-out files, by the model and by an order-5 n-gram trained on the same text. Less than it: "
+    "Cross-entropy of held-out files, by the model and by an order-5 n-gram trained on the same text: of more windows "
+    "than acceptance is of, and of the files that are long enough for them, since bits scatter more. Less than it: "
     "n-gram less model, file by file; a model that does not beat the n-gram is not worth drafting for, whatever its "
     "acceptance. 95 % intervals over files."
 )
@@ -98,7 +99,7 @@ def bits_table(records: Sequence[Measurement], who: str) -> Table:
     columns = (
         Column("subject", "Model"), Column(MODEL, "Bits per byte", True, three), Column(f"{MODEL} range", "95 %"),
         Column(NGRAM, "Order-5 n-gram", True, three), Column("less", "Less than it", True, three),
-        Column("less range", "95 %"), Column("files", "Files", True), Column("about", "The model", below=True),
+        Column("less range", "95 %"), Column("files", "Files", True), Column("about", "Text and model", below=True),
     )  # fmt: skip
     return Table(f"Bits per byte{who}", columns, pd.DataFrame(rows, columns=[c.key for c in columns]), BITS)
 

@@ -17,7 +17,7 @@ from v3bench.suite.report.tables import Column, Table
 NOTE = (
     "Teacher-forced acceptance of draft 1 at temperature 0 on held-out files: the share of positions where the "
     "module's first choice is the main head's. A model that has learned little repeats one token, which is drafted "
-    "easily: acceptance says something only beside bits per byte. A proxy."
+    "easily: acceptance says something only beside bits per byte, here of the same few windows. A proxy."
 )
 COLOURS = {subject: f"var(--c{colour})" for subject, colour in zip(conventions.SUBJECTS, (1, 3, 4), strict=True)}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from v3bench.model_ref.errors import BadInput
 from v3bench.suite import tokens
 from v3bench.suite.tokens import Encoded, Tokenizer
 from v3bench.suite.train import corpus
@@ -40,7 +41,7 @@ class Encoding:
 
     @property
     def about(self) -> str:
-        """The tokenizer in words. Bits per byte of one that loses text are of what it keeps, so that is said."""
+        """The tokenizer in words. Where text is lost, bits per byte are too few."""
         lost = len(self.texts) - self.whole
         told = f" that loses text of {lost} of {len(self.texts)} held-out files" if lost else ""
         return f"tokenizer {self.tokens.sha256[:12]}{told}"
@@ -58,7 +59,7 @@ def load(name: str, tokenizer: str | None = None) -> Corpus:
 
 
 def tokenised(text: Corpus, tokenizer: Tokenizer) -> Corpus:
-    """A corpus of bytes in a tokenizer's tokens. Raises BadInput for text that it cannot tell."""
+    """A corpus of bytes in a tokenizer's tokens. Raises BadInput for text that it has no tokens for."""
     dtype = next(dtype for dtype in DTYPES if tokenizer.size - 1 <= torch.iinfo(dtype).max)
     start, counts, begins, sides, whole = torch.tensor(tokenizer.start, dtype=dtype), {}, {}, [], 0
     for held_out in (False, True):
@@ -79,13 +80,25 @@ def tokenised(text: Corpus, tokenizer: Tokenizer) -> Corpus:
 
 def encoded(files: Iterable[File], tokenizer: Tokenizer) -> Iterator[tuple[File, Encoded]]:
     """Each file with its tokens, many made at once."""
-    waiting: list[File] = []
+    for some in chunks(files):
+        texts = [raw(data).decode() for _, data in some]
+        try:
+            yield from zip(some, tokenizer.encode_batch(texts), strict=True)
+        except BadInput:
+            for (source, _), text in zip(some, texts, strict=True):
+                tokenizer.encode(text, where=source.name)  # says of which file
+            raise
+
+
+def chunks(files: Iterable[File]) -> Iterator[list[File]]:
+    """CHUNK bytes of files at a time, and the last beyond."""
+    some: list[File] = []
     for file in files:
-        waiting.append(file)
-        if sum(len(data) for _, data in waiting) >= CHUNK:
-            yield from zip(waiting, tokenizer.encode_batch([raw(data).decode() for _, data in waiting]), strict=True)
-            waiting = []
-    yield from zip(waiting, tokenizer.encode_batch([raw(data).decode() for _, data in waiting]), strict=True)
+        some.append(file)
+        if sum(len(data) for _, data in some) >= CHUNK:
+            yield some
+            some = []
+    yield some
 
 
 def raw(data: Tensor) -> bytes:

@@ -60,6 +60,24 @@ def test_bfloat16_is_widened_only_where_it_helps(monkeypatch: pytest.MonkeyPatch
     assert [len(one) for one in seen] == [3, FEW + 1]
 
 
+def test_few_rows_are_turned_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def watched(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        seen.append(len(x))
+        return turned(x, w, b)
+
+    monkeypatch.setattr(module, "turned", watched)
+    large = torch.zeros(LARGE // 64, 64)
+    for rows, weight, grad in (
+        (2, large, False), (FEW, large, False),
+        (1, large, False), (FEW + 1, large, False), (2, large[1:], False), (2, large, True), (2, large.double(), False),
+    ):  # fmt: skip
+        with torch.set_grad_enabled(grad):
+            linear(torch.zeros(rows, 64, dtype=weight.dtype), weight)
+    assert seen == [2, FEW]
+
+
 def test_nothing_in_nothing_out() -> None:
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16):

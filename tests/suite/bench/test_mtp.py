@@ -202,19 +202,19 @@ def test_bits_of_tokens_are_told_per_byte(in_tokens):
             ids = read.encode(text.decode())
             rows = torch.tensor([ids[:33], ids[-33:]])
             with torch.no_grad():
-                logits = one.model(rows[:, :-1])[:, 1:]  # behind one draft
-            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 2:].flatten()).item()
+                logits = one.model(rows[:, :-1])
+            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item()
             wanted.append(nats / math.log(2) * len(ids) / len(text))
     (bits,) = (m for m in found if m.metric == "bits_per_byte")
     assert len(wanted) == 3
     assert bits.samples == pytest.approx(wanted, rel=1e-5)
-    assert bits.convention.startswith("held-out files; 2 windows of 32 tokens a file; trained on ")
+    assert bits.convention.startswith("held-out files; 3 files, 2 windows of 32 tokens of each; trained on ")
     assert bits.convention.endswith(f"of text {one.corpus.sha256[:12]}, tokenizer {read.sha256[:12]}")
     kinds = {named.parse_forced(m.convention).text for m in found if m.metric == "draft_accuracy"}
     assert kinds == {named.ALL_TEXT, *named.KINDS}
 
 
-def test_bits_are_of_as_much_as_half_of_the_files_have():
+def test_bits_are_of_as_many_windows_as_half_of_the_files_have():
     files = [(f"{n}.txt", bytes(range(97, 123)) * n) for n in range(1, 41)]  # 26 to 1,040 bytes
     sources = tuple(Source(name, name, len(data), True, len(data)) for name, data in files)
     text = torch.frombuffer(bytearray(b"".join(data + END for _, data in files)), dtype=torch.uint8)
@@ -223,7 +223,7 @@ def test_bits_are_of_as_much_as_half_of_the_files_have():
     few = bench_mtp.text_of(one, shape)
     assert len(few.names) == 38  # those of 65 bytes and more
     for most, per_file, count in ((64, 16, 21), (16, 16, 21), (32, 16, 21), (8, 8, 31), (2, 2, 38)):
-        found = bench_mtp.whole_of(one, shape | {"bits_per_file": most})
+        found = bench_mtp.longer_of(one, shape | {"bits_per_file": most})
         assert (found.ids.shape[1], len(found.names)) == (per_file, count)
 
 

@@ -9,6 +9,7 @@ MADE = {
     said.teacher_forced(3, ABOUT, temperature=0.7, text="code"): said.Forced(3, 0.7, "code", ABOUT),
     said.accuracy(2, ABOUT, text=said.KINDS[1]): said.Forced(2, None, said.KINDS[1], ABOUT),
     said.held_out(ABOUT): ABOUT,
+    said.held_out(said.windowed(18, 16, 128, ABOUT)): f"18 files, 16 windows of 128 tokens of each; {ABOUT}",
     said.after(300, ABOUT): said.Learning(300, ABOUT),
     said.balance(4, ABOUT, bias=False): said.Balance(False, 4, ABOUT),
     said.in_generation(2, 8): said.Generated(2, 8),

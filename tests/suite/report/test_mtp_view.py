@@ -156,7 +156,7 @@ def test_bits_per_byte_stand_beside_the_n_gram_s(mtp, run_of):
     )
     (row,) = rows(tables(run)["Bits per byte"])
     assert (row["Bits per byte"], row["Order-5 n-gram"], row["Less than it"]) == ("2.100", "2.300", "0.200")
-    assert row["The model"] == ABOUT
+    assert row["Text and model"] == ABOUT
     assert row["Files"] == "3"
 
 
