@@ -4,8 +4,8 @@ reference   the definition
 linear      launcher: torch's own; on a CPU, where no gradient is asked for, ``widened`` and ``turned``
 widened     BF16 in float32: on an x86 processor without AVX-512 torch's own product takes as long for each row as for
             one, and from three rows on, of a large weight from nine, longer than this (64 rows of 384 x 128: 10 times)
-turned      few rows of a large float32 weight, as W x': for x W' torch copies the weight first (2 to 4 rows of V3's
-            sizes on two threads: in 0.3 to 0.8 of the time)
+turned      few rows of a large float32 weight, as W x': torch's x W' takes as long for each as for one (2 to 4 rows of
+            V3's sizes on two threads: this takes 0.2 to 0.85 of its time)
 
 ``site`` is the weight's name where a recipe may treat its product apart: those in HIGH are never quantised (V3 report,
 section 3.3.1), and what w_o reads, the output of attention, is kept in more bits for the backward pass (section 3.3.3).

@@ -14,7 +14,7 @@ from v3bench.suite.meter.clock import name_for
 from v3bench.suite.meter.scale import granted, of_weights, published
 from v3bench.suite.mtp import conventions as named
 from v3bench.suite.mtp import drafters, part_times, parts, proxy, speed, streamed, streaming
-from v3bench.suite.mtp.acceptance import bits_said, scores
+from v3bench.suite.mtp.acceptance import scores
 from v3bench.suite.mtp.balance import loads_of, max_violation
 from v3bench.suite.mtp.files import by_file, windows
 from v3bench.suite.mtp.ngram import NGram
@@ -107,7 +107,7 @@ def test_acceptance(record, case, series, device):
     text = text_of(one, shape)
     found = scores(drafting(one.model), text.ids.flatten(0, 1), shape["drafts"], shape["temperatures"])
     longer = longer_of(one, shape)
-    bits, convention = bits_of(one, longer, bits_said(drafting(one.model), longer.ids.flatten(0, 1)))
+    bits, convention = bits_of(one, longer, scores(drafting(one.model), longer.ids.flatten(0, 1), 0).bits)
     record(bits, metric="bits_per_byte", convention=convention)
     for d in range(shape["drafts"]):
         for kind in text.kinds:
@@ -135,7 +135,7 @@ def test_floor(record, case, series, device):
     else:
         most = drafters.most_frequent(one.read())
         drafted = torch.full_like(ids, most) if impl == named.MOST_FREQUENT else drafters.look_up(ids, most)
-    accepted = drafted[:, skipped:] == scores(drafting(one.model), ids, 1).said[:, skipped - 2 :]
+    accepted = drafted[:, skipped:] == scores(drafting(one.model), ids, 0).said[:, skipped - 1 :]
     record(averaged(accepted, text), convention=named.teacher_forced(1, one.about))
 
 

@@ -56,7 +56,8 @@ class Scores:
 
 @torch.no_grad()
 def scores(model: Model, ids: Tensor, drafts: int, temperatures: Sequence[float] = (), rows: int = 128) -> Scores:
-    """Of windows ids (N, L + 1), so many ``rows`` of them at a time; the result lies on the CPU.
+    """Of windows ids (N, L + 1), so many ``rows`` of them at a time; the result lies on the CPU. Without ``drafts`` it
+    is what the main head alone says.
 
     Raises BadInput for drafts that the model cannot make, for windows too short for them, and for a temperature of 0,
     at which acceptance is ``accepted``.
@@ -74,22 +75,13 @@ def scores(model: Model, ids: Tensor, drafts: int, temperatures: Sequence[float]
     return Scores(said, drafted, wanted, bits, tables)
 
 
-@torch.no_grad()
-def bits_said(model: Model, ids: Tensor, rows: int = 128) -> Tensor:
-    """Bits of each token of windows ids (N, L + 1) but the first, by the main head: float32 (N, L), on the CPU."""
-    parts = []
-    for some in ids.to(model.embed.weight.device).split(rows):
-        parts.append(compared(model.logits, model.hidden(some[:, :-1]), (), some[:, 1:], ()).bits)
-    return torch.cat(parts)
-
-
 def check(model: Model, ids: Tensor, drafts: int, temperatures: Sequence[float]) -> None:
     """Raise BadInput for what ``scores`` cannot do."""
     modules = len(model.mtp)
-    if not modules:
+    if drafts and not modules:
         raise BadInput("the model has no MTP modules", where="acceptance", right="one or more")
-    if drafts < 1 or 1 < modules < drafts:
-        right = "at least 1" if drafts < 1 else f"at most {modules}: of several modules none is applied again"
+    if drafts < 0 or 1 < modules < drafts:
+        right = "at least 0" if drafts < 0 else f"at most {modules}: of several modules none is applied again"
         raise BadInput(f"{drafts} drafts of {modules} modules", where="acceptance", right=right)
     if ids.ndim != 2 or not len(ids) or ids.shape[1] < drafts + 2:
         what = f"windows of shape {tuple(ids.shape)}"

@@ -24,13 +24,12 @@ class Plan:
     """One run. Its budget is ``steps``, never time, so that machines of any speed make the same run.
 
     ``model`` is a preset or a config.json with ``change`` put into it. A token is a byte, or one of the tokenizer.json
-    that ``tokenizer`` is the path of. ``recipe`` is "fp32", or a name of
-    precision.RECIPES: those train BF16 weights over FP32 master weights. Runs with the same ``init`` begin from the
-    same master weights, with the same ``order`` they see the same data, whatever their recipe; the first ``shared``
-    of the steps are made in FP32 by all of them, so that they part once learning is steady. Optimiser as in V3
-    (report, section 4.2), the learning rate ``rate`` after a linear warm-up, falling by a cosine to ``last`` of it.
-    From the share ``mtp_switch`` of the steps on, the MTP loss weighs ``mtp_weight_last``; from ``bias_until`` on, the
-    balancing biases stay.
+    that ``tokenizer`` is the path of. ``recipe`` is "fp32", or a name of precision.RECIPES: those train BF16 weights
+    over FP32 master weights. Runs with the same ``init`` begin from the same master weights, with the same ``order``
+    they see the same data, whatever their recipe; the first ``shared`` of the steps are made in FP32 by all of them, so
+    that they part once learning is steady. Optimiser as in V3 (report, section 4.2), the learning rate ``rate`` after a
+    linear warm-up, falling by a cosine to ``last`` of it. From the share ``mtp_switch`` of the steps on, the MTP loss
+    weighs ``mtp_weight_last``; from ``bias_until`` on, the balancing biases stay.
     """
 
     model: str
@@ -112,10 +111,7 @@ class Plan:
 
     def as_json(self) -> str:
         """The plan as text; equal plans have equal texts."""
-        raw = asdict(self) | {"change": dict(self.change)}
-        if self.tokenizer is None:  # so that a run on bytes goes on from what was saved before there were others
-            del raw["tokenizer"]
-        return json.dumps(raw, sort_keys=True)
+        return json.dumps(asdict(self) | {"change": dict(self.change)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

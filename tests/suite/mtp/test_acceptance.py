@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -136,14 +138,27 @@ def test_drafts_wrong_after_known_tokens_are_rejected_there_and_nowhere_else() -
     assert got.accurate.double().mean().item() == 3 / 5
 
 
+@pytest.mark.parametrize("modules", [0, 1])
+def test_without_drafts_the_main_head_speaks_alone(modules: int) -> None:
+    model, ids = model_of(modules), windows()
+    got = scores(model, ids, 0, temperatures=(0.7,), rows=2)
+    with torch.no_grad():
+        logits = model(ids[:, :-1])
+    assert torch.equal(got.said, logits.argmax(-1))
+    assert torch.equal(got.wanted, ids[:, 1:])
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    torch.testing.assert_close(got.bits.flatten(), nats.float() / math.log(2))
+    assert got.drafts.shape == got.expected[0.7].shape == (len(ids), 0, ids.shape[1] - 1)
+
+
 def test_bad_input() -> None:
     ids = windows()
     with pytest.raises(BadInput, match="no MTP modules"):
         scores(model_of(0), ids, 1)
     with pytest.raises(BadInput, match="3 drafts of 2 modules; expected at most 2"):
         scores(model_of(2), ids, 3)
-    with pytest.raises(BadInput, match="0 drafts of 1 modules; expected at least 1"):
-        scores(model_of(1), ids, 0)
+    with pytest.raises(BadInput, match="-1 drafts of 1 modules; expected at least 0"):
+        scores(model_of(1), ids, -1)
     with pytest.raises(BadInput, match=r"windows of shape \(3, 4\); expected \(N, at least 5\) for 3 drafts"):
         scores(model_of(1), ids[:, :4], 3)
     with pytest.raises(BadInput, match="temperature 0; expected above 0"):

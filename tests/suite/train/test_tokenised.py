@@ -99,11 +99,16 @@ def test_a_tokenizer_that_loses_text_is_said_to(of_bytes, tmp_path):
     assert found.about.endswith(" that loses text of 3 of 3 held-out files")
 
 
-def test_bytes_are_the_same_corpus_and_the_same_plan(folder, small, plan):
+def test_a_file_without_tokens_is_named(of_bytes, tmp_path):
+    vocabulary = tokens.read(str(words(tmp_path, ["x", "="])))
+    with pytest.raises(BadInput, match=r"\w+\.py: cannot be tokenised \(WordLevel error"):
+        tokenised.tokenised(of_bytes, vocabulary)
+
+
+def test_bytes_are_the_same_corpus_and_a_plan_names_its_tokenizer(folder, small, plan):
     assert tokenised.load(str(folder)) is small
     assert list(small.as_json()) == ["name", "sha256", "columns", "files"]
     assert small.as_json()["columns"] == ["file", "sha256", "bytes", "held out"]
-    assert "tokenizer" not in json.loads(plan.as_json())
     other = replace(plan, tokenizer="there")
     assert Plan.from_json(other.as_json()) == other != plan
 
