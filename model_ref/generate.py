@@ -147,7 +147,7 @@ def prefilled(model: Decoder, prompts: Sequence[Sequence[int]], cache: Cache) ->
 
 def newest(h: Tensor, index: Tensor) -> Tensor:
     """Of h (B, S, D) the state at ``index`` (B) of each row, (B, 1, D)."""
-    return h[torch.arange(len(h), device=h.device), index].unsqueeze(1)
+    return h.gather(1, index.view(-1, 1, 1).expand(-1, 1, h.shape[-1]))
 
 
 def check(model: Decoder, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

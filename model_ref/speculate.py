@@ -87,8 +87,7 @@ class Drafter:
         (B, n) the tokens after it, at the first call all tokens; those up to index ``last`` (B) are known.
         """
         K, state = len(self.caches), h
-        ids = F.pad(fresh, (0, 2 * K))  # room for drafts, and for what is read beyond them
-        rows = torch.arange(len(ids), device=ids.device)
+        ids = F.pad(fresh, (0, 2 * (K - 1)))  # room for drafts, and for what is read beyond them
         kept: list[Tensor] = []
         self.made = []
         for k, cache in enumerate(self.caches, start=1):
@@ -98,11 +97,11 @@ class Drafter:
                 joined = torch.cat((self.kept[k - 2], state), dim=1)
                 state = window(joined, shift([min(1, max(0, k - n)) for n in self.known], ids.device), joined.shape[1])
             state = self.model.run_mtp(k, state, window(ids, skipped, state.shape[1]), cache)  # (B, m+k-1, D)
-            self.state = newest(state, last + (k - 1) - skipped)
+            self.state = newest(state, last + (k - 1 - skipped))
+            self.choose()
             if k < K:
                 kept.append(newest(state, (last - skipped).clamp(min=0)))
-            self.choose()
-            ids[rows, last + k] = self.made[-1][0][:, 0]
+                ids.scatter_(1, last[:, None] + k, self.made[-1][0])
         self.kept = kept
 
     def choose(self) -> None:
